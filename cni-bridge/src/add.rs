@@ -1,0 +1,160 @@
+//! ADD: a pod gets its place on the bridge, or everything stays as it was.
+
+use cni_protocol::{AddRequest, AddResult, Dns, Interface, IpConfig};
+
+use crate::{
+    config::{Config, Ipam, Mtu},
+    error::Error,
+    ipam,
+    kernel::{Kernel, OwnNetns},
+    mac::Mac,
+    object::{
+        bridge, bridge::Ensured, forwarding, masquerade, pod, spoof, uplink, veth, veth::Veth,
+    },
+    plan::{Allocation, Plan, Surroundings},
+    rtnl::{Host, Link},
+    undo::UndoLog,
+};
+
+/// What has been made, as the result tells it.
+struct Made {
+    bridge: Ensured,
+    veth: Veth,
+    plan: Plan,
+    dns: Dns,
+}
+
+/// Connects the attachment.
+///
+/// Everything that can be refused is refused before the first change; a later failure is
+/// undone, newest step first. What cannot be undone is said on stderr.
+pub(crate) fn add(request: &AddRequest) -> Result<AddResult, Error> {
+    let config = Config::parse(&request.config, &request.args)?;
+    let before = request.config.prev_result().map_err(Error::PrevResult)?;
+    let mut kernel = Kernel::open(&request.netns, OwnNetns::when(request.netns_override))?;
+    let found = bridge::find(&mut kernel.host, &config.bridge)?;
+    if found.is_none() || matches!(config.ipam, Ipam::Delegated(_)) {
+        // Later the kernel says so itself. But a bridge that is made now would stay, and
+        // another IPAM, told of the failure, would release what the live attachment has.
+        veth::refuse_existing(&mut kernel, &request.attachment)?;
+    }
+    let mut undo = UndoLog::default();
+    let outcome = apply(request, &config, &mut kernel, found, &mut undo)
+        .and_then(|made| result(request, made, before.unwrap_or_default()));
+    if outcome.is_err() {
+        for (step, error) in undo.unwind(request, &mut kernel) {
+            cni_protocol::log(&format_args!(
+                "cannot {step} after a failed ADD: {}",
+                cni_protocol::Failure::reply(&error)
+            ));
+        }
+    }
+    outcome
+}
+
+fn apply(
+    request: &AddRequest,
+    config: &Config,
+    kernel: &mut Kernel,
+    found: Option<Link<Host>>,
+    undo: &mut UndoLog,
+) -> Result<Made, Error> {
+    let allocation = ipam::lease(request, config, kernel.home, undo)?;
+    let around = surroundings(config, kernel, found.as_ref(), &allocation)?;
+    let plan = Plan::new(
+        config,
+        &request.attachment,
+        request.args.pod(),
+        &allocation,
+        around,
+    )?;
+    let bridge = bridge::ensure(&mut kernel.host, found, &plan.bridge)?;
+    forwarding::ensure(&mut kernel.host, plan.forwarding())?;
+    let veth = veth::create(kernel, &plan.veth, &bridge.bridge, undo)?;
+    ipam::confirm(request, config, &allocation)?;
+    if plan.veth.mac_spoof_check {
+        spoof::create(&plan.veth.host, plan.veth.pod_mac, undo)?;
+    }
+    pod::configure(kernel, &plan.veth.pod, veth.pod, &plan.pod)?;
+    masquerade::ensure(&plan.masquerade)?;
+    let dns = if config.dns.is_empty() {
+        allocation.dns
+    } else {
+        config.dns.clone()
+    };
+    Ok(Made {
+        bridge,
+        veth,
+        plan,
+        dns,
+    })
+}
+
+fn surroundings(
+    config: &Config,
+    kernel: &mut Kernel,
+    found: Option<&Link<Host>>,
+    allocation: &Allocation,
+) -> Result<Surroundings, Error> {
+    let uplink_mtu = match config.mtu {
+        Mtu::Bytes(_) => None,
+        Mtu::Auto => {
+            let addresses: Vec<_> = allocation
+                .addresses
+                .iter()
+                .map(|allocated| allocated.address.addr())
+                .collect();
+            uplink::mtu(&mut kernel.host, &addresses)?
+        }
+    };
+    Ok(Surroundings {
+        uplink_mtu,
+        bridge_mtu: found.map(|bridge| bridge.mtu),
+    })
+}
+
+/// What earlier plugins of the chain made comes first; then bridge, node's end, pod's end,
+/// in the order that later plugins expect.
+fn result(request: &AddRequest, made: Made, before: AddResult) -> Result<AddResult, Error> {
+    let Made {
+        bridge,
+        veth,
+        plan,
+        dns,
+    } = made;
+    let on_node = |link: &Link<Host>| Interface {
+        name: link.name.clone(),
+        mac: link.mac.map(|mac| Mac(mac).to_string()),
+        mtu: Some(link.mtu),
+        ..Interface::default()
+    };
+    let in_pod = Interface {
+        name: plan.veth.pod.to_string(),
+        mac: Some(plan.veth.pod_mac.to_string()),
+        mtu: Some(plan.veth.mtu),
+        sandbox: Some(request.netns.display().to_string()),
+        ..Interface::default()
+    };
+    let mut result = before;
+    result
+        .interfaces
+        .extend([on_node(&bridge.bridge), on_node(&veth.host), in_pod]);
+    let pod_end = result.interfaces.len() - 1;
+    result
+        .interfaces
+        .extend(bridge.gateway_link.as_ref().map(on_node));
+    let addresses = plan.pod.addresses.iter().zip(&plan.pod.gateways);
+    result
+        .ips
+        .extend(addresses.map(|(address, gateway)| IpConfig {
+            interface: Some(pod_end),
+            address: *address,
+            gateway: *gateway,
+        }));
+    result.routes.extend(plan.pod.routes);
+    if !dns.is_empty() {
+        result.dns = dns;
+    }
+    result.ensure_representable(request.config.version())?;
+    Ok(result)
+}

@@ -1,0 +1,142 @@
+//! Everything that can keep an attachment from being made, checked or removed.
+
+use std::{io, net::IpAddr, path::PathBuf};
+
+use cni_protocol::{Code, DecodeError, ErrorReply, Failure, InterfaceName, NotRepresentable};
+use ipnet::IpNet;
+
+use crate::{config, netlink, netns, sysctl};
+
+/// One variant for each thing that a reader of the message would do differently.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    #[error(transparent)]
+    Netns(#[from] netns::Error),
+    #[error("plugin's netns and netns from CNI_NETNS should not be the same: {} is the node's own network namespace", .0.display())]
+    OwnNetns(PathBuf),
+    #[error("cannot open a netlink socket")]
+    Connect(#[source] io::Error),
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+    #[error(transparent)]
+    Sysctl(#[from] sysctl::Error),
+    #[error(transparent)]
+    Ipam(#[from] cni_ipam::Error),
+    #[error(transparent)]
+    Delegate(#[from] cni_protocol::delegate::Error),
+    #[error("IPAM plugin returned missing IP config: {0} answered without an address")]
+    NoAddresses(String),
+    #[error(
+        "{0} has no room for a gateway address, and the IPAM plugin named none: set \"isGateway\" and \"isDefaultGateway\" to false or have the IPAM name one"
+    )]
+    NoGateway(IpNet),
+    #[error("link {name} exists and is no bridge: remove it, or set \"bridge\" to another name")]
+    NotABridge { name: InterfaceName },
+    #[error(
+        "the gateway's link in the VLAN cannot have the name {name}: set \"bridge\" to a shorter one"
+    )]
+    GatewayLinkName {
+        name: String,
+        #[source]
+        source: cni_protocol::InvalidInterfaceName,
+    },
+    #[error("bridge {bridge} vanished while it was set up")]
+    BridgeVanished { bridge: InterfaceName },
+    #[error(
+        "bridge {bridge} already has the IP address {found}, which differs from {wanted}: remove it (ip address del {found} dev {bridge}), or set \"forceAddress\""
+    )]
+    OtherAddress {
+        bridge: InterfaceName,
+        found: IpNet,
+        wanted: IpNet,
+    },
+    #[error(
+        "bridge {bridge} has no free port: the kernel allows 1023, so no more than 1023 pods fit on this node"
+    )]
+    BridgeFull {
+        bridge: InterfaceName,
+        #[source]
+        source: netlink::Error,
+    },
+    #[error(
+        "the attachment exists already: its link {link} is there; a DEL has to come before another ADD"
+    )]
+    AttachmentExists { link: InterfaceName },
+    #[error("interface {interface} already exists in network namespace {}", netns.display())]
+    InterfaceExists {
+        interface: InterfaceName,
+        netns: PathBuf,
+    },
+    #[error(
+        "address {address} of {interface} is in use by another host on the link (duplicate address detection)"
+    )]
+    DuplicateAddress {
+        interface: InterfaceName,
+        address: IpAddr,
+    },
+    #[error("cannot use prevResult")]
+    PrevResult(#[source] DecodeError),
+    #[error("Required prevResult missing: CHECK compares with the result of the ADD")]
+    NoPrevResult,
+    #[error("prevResult has no interface {0} in a sandbox")]
+    NotInPrevResult(InterfaceName),
+    /// What CHECK found.
+    #[error("the attachment is not as ADD left it: {}", .0.join("; "))]
+    Differences(Vec<String>),
+    /// What several steps of a GC could not do.
+    #[error("{} of the steps of GC failed: {}", .0.len(), .0.join("; "))]
+    Garbage(Vec<String>),
+    /// What keeps an ADD from working, told to a STATUS.
+    #[error("no pod can be connected: {0}")]
+    NotReady(String),
+    #[error("cannot talk to nftables: the kernel may lack it (CONFIG_NF_TABLES)")]
+    Nftables(#[source] io::Error),
+    #[error(transparent)]
+    NotRepresentable(#[from] NotRepresentable),
+}
+
+impl Failure for Error {
+    // No `_` arm: a new variant has to choose its code.
+    fn code(&self) -> Code {
+        match self {
+            Self::Config(error) => error.code(),
+            Self::Ipam(error) => error.code(),
+            Self::Delegate(error) => error.code(),
+            Self::PrevResult(error) => error.code(),
+            // "The runtime does not need to perform any cleanup": nothing was touched.
+            Self::Netns(netns::Error::Gone { .. }) => Code::UnknownContainer,
+            Self::OwnNetns(_) => Code::InvalidNetns,
+            Self::Netns(_)
+            | Self::Connect(_)
+            | Self::Netlink(_)
+            | Self::Sysctl(_)
+            | Self::Nftables(_) => Code::Io,
+            Self::NoGateway(_)
+            | Self::NotABridge { .. }
+            | Self::GatewayLinkName { .. }
+            | Self::OtherAddress { .. }
+            | Self::NotRepresentable(_)
+            | Self::NoPrevResult
+            | Self::NotInPrevResult(_) => Code::InvalidConfig,
+            Self::NotReady(_) => Code::Unavailable,
+            Self::BridgeVanished { .. } => Code::TryAgain,
+            Self::NoAddresses(_)
+            | Self::BridgeFull { .. }
+            | Self::AttachmentExists { .. }
+            | Self::InterfaceExists { .. }
+            | Self::DuplicateAddress { .. }
+            | Self::Differences(_)
+            | Self::Garbage(_) => Code::Internal,
+        }
+    }
+
+    fn reply(&self) -> ErrorReply {
+        match self {
+            // The delegate's own words, with its own details, are what the runtime is to see.
+            Self::Delegate(error) => error.reply(),
+            _ => ErrorReply::of(self, self.code()),
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! Which traffic of pods leaves under the node's address: deciding, and the rule as text.
+//!
+//! Pure: a function of the configuration. `object/masquerade.rs` brings it into the kernel.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use cni_protocol::NetworkName;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// Changes whenever the same words come to mean another rule.
+const FORMAT: u8 = 1;
+
+/// An IP version.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+/// The configured exceptions.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Policy {
+    /// Destinations that see the pod's own address.
+    spared: Vec<IpNet>,
+    /// Destinations inside those that see the node's after all.
+    masqueraded: Vec<IpNet>,
+    link_local: bool,
+}
+
+/// One rule: the pods of one network, one family.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Rule {
+    pub(crate) network: NetworkName,
+    pub(crate) family: Family,
+    /// The pods: disjoint, in order.
+    pub(crate) sources: Vec<Interval>,
+    /// What is not masqueraded: disjoint, in order.
+    pub(crate) spared: Vec<Interval>,
+}
+
+/// Addresses from the first to the last, both included.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Interval {
+    pub(crate) first: IpAddr,
+    pub(crate) last: IpAddr,
+}
+
+impl Family {
+    fn of(net: &IpNet) -> Self {
+        match net {
+            IpNet::V4(_) => Self::V4,
+            IpNet::V6(_) => Self::V6,
+        }
+    }
+
+    /// Inside a family of addresses the node counts as home what is home by its design:
+    /// 10.0.0.0/8 as in kubenet and GKE, unique local addresses in IPv6.
+    fn default_spared(self) -> IpNet {
+        match self {
+            Self::V4 => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8)),
+            Self::V6 => IpNet::V6(unique_local()),
+        }
+    }
+
+    fn multicast(self) -> IpNet {
+        match self {
+            Self::V4 => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4)),
+            Self::V6 => IpNet::V6(Ipv6Net::new_assert(
+                Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0),
+                8,
+            )),
+        }
+    }
+
+    fn link_local(self) -> IpNet {
+        match self {
+            Self::V4 => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16)),
+            Self::V6 => IpNet::V6(Ipv6Net::new_assert(
+                Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0),
+                10,
+            )),
+        }
+    }
+}
+
+/// fc00::/7 (RFC 4193).
+fn unique_local() -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7)
+}
+
+impl Policy {
+    /// `spared` as configured; a family that it does not mention has its default, unless it
+    /// is empty, which spares nothing.
+    pub(crate) fn new(
+        spared: Option<Vec<IpNet>>,
+        masqueraded: Vec<IpNet>,
+        link_local: bool,
+    ) -> Self {
+        let mut spared = spared.map_or_else(
+            || (Vec::new(), true),
+            |list| {
+                let none = list.is_empty();
+                (list, !none)
+            },
+        );
+        for family in [Family::V4, Family::V6] {
+            if spared.1 && !spared.0.iter().any(|net| Family::of(net) == family) {
+                spared.0.push(family.default_spared());
+            }
+        }
+        Self {
+            spared: spared.0,
+            masqueraded,
+            link_local,
+        }
+    }
+
+    /// The rules for pods with addresses in `pods`: one for each family that has any.
+    ///
+    /// IPv6 addresses that are valid outside keep their own: only unique local ones are
+    /// masqueraded.
+    pub(crate) fn rules(&self, network: &NetworkName, pods: &[IpNet]) -> Vec<Rule> {
+        [Family::V4, Family::V6]
+            .into_iter()
+            .filter_map(|family| {
+                let inside = |net: &&IpNet| match net {
+                    IpNet::V4(_) => family == Family::V4,
+                    IpNet::V6(net) => family == Family::V6 && unique_local().contains(net),
+                };
+                let pods: Vec<IpNet> = pods.iter().filter(inside).map(IpNet::trunc).collect();
+                (!pods.is_empty()).then(|| Rule {
+                    network: network.clone(),
+                    family,
+                    spared: self.spared(family, &pods),
+                    sources: merge(pods.iter().map(Span::of).collect())
+                        .iter()
+                        .map(|span| span.interval(family))
+                        .collect(),
+                })
+            })
+            .collect()
+    }
+
+    /// The longest prefix decides, as in a routing table; the pods themselves and multicast
+    /// are never masqueraded.
+    fn spared(&self, family: Family, pods: &[IpNet]) -> Vec<Interval> {
+        let spared = self.spared.iter().map(|net| (*net, true));
+        let masqueraded = self.masqueraded.iter().map(|net| (*net, false));
+        let link_local = std::iter::once((family.link_local(), true)).filter(|_| !self.link_local);
+        let mut marks: Vec<(IpNet, bool)> = spared
+            .chain(masqueraded)
+            .chain(link_local)
+            .filter(|(net, _)| Family::of(net) == family)
+            .collect();
+        // Longer prefixes come later and paint over shorter ones; of two equal ones, sparing wins.
+        marks.sort_by_key(|(net, spare)| (net.prefix_len(), *spare));
+        let always = pods.iter().copied().chain([family.multicast()]);
+        let mut spans: Vec<Span> = Vec::new();
+        for (net, spare) in marks.into_iter().chain(always.map(|net| (net, true))) {
+            let span = Span::of(&net);
+            spans = spans
+                .into_iter()
+                .flat_map(|old| old.without(span))
+                .collect();
+            spans.extend(spare.then_some(span));
+        }
+        merge(spans)
+            .iter()
+            .map(|span| span.interval(family))
+            .collect()
+    }
+}
+
+/// An interval as numbers.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct Span {
+    first: u128,
+    last: u128,
+}
+
+impl Span {
+    fn of(net: &IpNet) -> Self {
+        match net {
+            IpNet::V4(net) => Self {
+                first: u32::from(net.network()).into(),
+                last: u32::from(net.broadcast()).into(),
+            },
+            IpNet::V6(net) => Self {
+                first: net.network().into(),
+                last: net.broadcast().into(),
+            },
+        }
+    }
+
+    /// What is left of this span outside the other: nothing, one part, or two.
+    fn without(self, hole: Self) -> impl Iterator<Item = Self> {
+        let before = (self.first < hole.first).then(|| Self {
+            first: self.first,
+            last: self.last.min(hole.first - 1),
+        });
+        let after = (self.last > hole.last).then(|| Self {
+            first: self.first.max(hole.last + 1),
+            last: self.last,
+        });
+        before.into_iter().chain(after)
+    }
+
+    fn interval(self, family: Family) -> Interval {
+        let address = |number: u128| match family {
+            // Spans of IPv4 come from IPv4 networks: they fit.
+            Family::V4 => IpAddr::V4(Ipv4Addr::from(u32::try_from(number).unwrap_or(u32::MAX))),
+            Family::V6 => IpAddr::V6(Ipv6Addr::from(number)),
+        };
+        Interval {
+            first: address(self.first),
+            last: address(self.last),
+        }
+    }
+}
+
+/// In order, and what overlaps or touches as one.
+fn merge(mut spans: Vec<Span>) -> Vec<Span> {
+    spans.sort_unstable();
+    let mut merged: Vec<Span> = Vec::new();
+    for span in spans {
+        match merged.last_mut() {
+            Some(last) if span.first <= last.last.saturating_add(1) => {
+                last.last = last.last.max(span.last)
+            }
+            _ => merged.push(span),
+        }
+    }
+    merged
+}
+
+impl Rule {
+    /// The mark that a rule carries in the kernel, visible as its comment: whose it is,
+    /// for which pods, and of which content. Two rules with one tag are the same rule.
+    pub(crate) fn tag(&self) -> Tag {
+        let hash = |text: String| siphasher::sip::SipHasher13::new().hash(text.as_bytes());
+        Tag {
+            network: hash(self.network.to_string()),
+            pods: hash(Set(&self.sources).to_string()),
+            content: hash(format!("{FORMAT} {self}")),
+        }
+    }
+}
+
+/// Identifies a rule among those of the table; `Display` and `parse` are its comment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Tag {
+    network: u64,
+    pods: u64,
+    content: u64,
+}
+
+impl Tag {
+    /// An older wording of the rule that this tag stands for.
+    pub(crate) fn supersedes(self, other: Self) -> bool {
+        self.network == other.network && self.pods == other.pods && self.content != other.content
+    }
+
+    /// Both belong to one network.
+    pub(crate) fn is_of(self, network: &NetworkName) -> bool {
+        self.network == siphasher::sip::SipHasher13::new().hash(network.as_str().as_bytes())
+    }
+
+    /// Reads the mark behind a rule's comment. `None` for rules of other people.
+    pub(crate) fn parse(comment: &str) -> Option<Self> {
+        let mut numbers = comment
+            .rsplit_once('#')?
+            .1
+            .split('.')
+            .map(|part| u64::from_str_radix(part, 16).ok());
+        let tag = Self {
+            network: numbers.next()??,
+            pods: numbers.next()??,
+            content: numbers.next()??,
+        };
+        numbers.next().is_none().then_some(tag)
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "#{:016x}.{:016x}.{:016x}",
+            self.network, self.pods, self.content
+        )
+    }
+}
+
+/// In nft's syntax.
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = match self.family {
+            Family::V4 => "ip",
+            Family::V6 => "ip6",
+        };
+        write!(
+            f,
+            "{family} saddr {} {family} daddr != {} ",
+            Set(&self.sources),
+            Set(&self.spared)
+        )?;
+        f.write_str("fib daddr type != local masquerade fully-random")
+    }
+}
+
+struct Set<'a>(&'a [Interval]);
+
+impl fmt::Display for Set<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("{ ")?;
+        for (number, interval) in self.0.iter().enumerate() {
+            if number > 0 {
+                f.write_str(", ")?;
+            }
+            write!(f, "{interval}")?;
+        }
+        f.write_str(" }")
+    }
+}
+
+impl fmt::Display for Interval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.prefix() {
+            Some(net) if net.prefix_len() == net.max_prefix_len() => write!(f, "{}", net.addr()),
+            Some(net) => write!(f, "{net}"),
+            None => write!(f, "{}-{}", self.first, self.last),
+        }
+    }
+}
+
+impl Interval {
+    fn prefix(&self) -> Option<IpNet> {
+        let shared = match (self.first, self.last) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => {
+                (u32::from(first) ^ u32::from(last)).leading_zeros()
+            }
+            (IpAddr::V6(first), IpAddr::V6(last)) => {
+                (u128::from(first) ^ u128::from(last)).leading_zeros()
+            }
+            _ => return None,
+        };
+        let net = IpNet::new(self.first, u8::try_from(shared).ok()?).ok()?;
+        (net.network() == self.first && net.broadcast() == self.last).then_some(net)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nets(list: &[&str]) -> Vec<IpNet> {
+        list.iter().map(|net| net.parse().unwrap()).collect()
+    }
+
+    fn rules(policy: &Policy, pods: &[&str]) -> Vec<String> {
+        let network: NetworkName = "cbr0".parse().unwrap();
+        policy
+            .rules(&network, &nets(pods))
+            .iter()
+            .map(Rule::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn a_node_inside_10_spares_10_and_multicast() {
+        let rule = "ip saddr { 10.64.1.0/24 } ip daddr != { 10.0.0.0/8, 169.254.0.0/16, 224.0.0.0/4 } \
+                    fib daddr type != local masquerade fully-random";
+        assert_eq!(
+            rules(&Policy::new(None, vec![], false), &["10.64.1.0/24"]),
+            [rule]
+        );
+    }
+
+    #[test]
+    fn pods_outside_10_are_spared_too() {
+        let rule = "ip saddr { 192.168.7.0/24 } ip daddr != { 10.0.0.0/8, 192.168.7.0/24, 224.0.0.0/4 } \
+                    fib daddr type != local masquerade fully-random";
+        assert_eq!(
+            rules(&Policy::new(None, vec![], true), &["192.168.7.0/24"]),
+            [rule]
+        );
+    }
+
+    #[test]
+    fn only_unique_local_ipv6_is_masqueraded() {
+        let rule = "ip6 saddr { fd00:1::/64 } ip6 daddr != { fc00::/7, fe80::/10, ff00::/8 } \
+                    fib daddr type != local masquerade fully-random";
+        assert_eq!(
+            rules(
+                &Policy::new(None, vec![], false),
+                &["fd00:1::/64", "2001:db8::/64"]
+            ),
+            [rule]
+        );
+    }
+
+    #[test]
+    fn the_longest_prefix_decides() {
+        let policy = Policy::new(
+            Some(nets(&["10.0.0.0/8", "10.9.9.9/32"])),
+            nets(&["10.9.0.0/16"]),
+            true,
+        );
+        let rule = "ip saddr { 10.64.1.0/24 } ip daddr != \
+                    { 10.0.0.0-10.8.255.255, 10.9.9.9, 10.10.0.0-10.255.255.255, 224.0.0.0/4 } \
+                    fib daddr type != local masquerade fully-random";
+        assert_eq!(rules(&policy, &["10.64.1.0/24"]), [rule]);
+    }
+
+    #[test]
+    fn an_empty_list_spares_nothing_but_the_pods() {
+        let policy = Policy::new(Some(vec![]), vec![], true);
+        let rule = "ip saddr { 10.64.0.0/23 } ip daddr != { 10.64.0.0/23, 224.0.0.0/4 } \
+                    fib daddr type != local masquerade fully-random";
+        assert_eq!(rules(&policy, &["10.64.1.0/24", "10.64.0.0/24"]), [rule]);
+    }
+
+    #[test]
+    fn everything_can_be_spared() {
+        let policy = Policy::new(Some(nets(&["0.0.0.0/0"])), vec![], false);
+        let rule = "ip saddr { 10.64.1.0/24 } ip daddr != { 0.0.0.0/0 } fib daddr type != local masquerade fully-random";
+        assert_eq!(rules(&policy, &["10.64.1.0/24"]), [rule]);
+    }
+
+    #[test]
+    fn a_tag_survives_the_way_through_a_comment_and_tells_a_change() {
+        let network: NetworkName = "cbr0".parse().unwrap();
+        let tag = |spared| {
+            Policy::new(spared, vec![], false).rules(&network, &nets(&["10.64.1.0/24"]))[0].tag()
+        };
+        let (old, new) = (tag(None), tag(Some(vec![])));
+        assert_eq!(Tag::parse(&format!("cbr0: pods {old}")), Some(old));
+        assert!(new.supersedes(old) && !new.supersedes(new));
+        assert!(old.is_of(&network));
+        for foreign in ["", "a comment", "#1.2", "#1.2.3.4", "#x.y.z"] {
+            assert_eq!(Tag::parse(foreign), None);
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! The masquerade rules as nftables has them: one rule a network and family, in a chain at
+//! the end of routing.
+
+use std::net::IpAddr;
+
+use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE};
+use netlink_packet_netfilter::{
+    NetfilterProtoFamily,
+    nftables::{
+        ChainAttribute, ChainMessage, DataAttribute, Expressions, Hook, InetHookNumber,
+        ListAttribute, MetaKey, NfTablesMessage, Operator, Register, RuleAttribute, RuleMessage,
+        SetAttribute, SetElementAttribute, SetElementFlags, SetElementList, SetElementMessage,
+        SetFlags, SetMessage, TableAttribute, TableMessage,
+    },
+};
+
+use super::{Batch, LOOKUP_INVERTED, MAX_COMMENT, Nft, TABLE};
+use crate::{
+    masquerade::{Family, Interval, Rule, Tag},
+    netlink::Error,
+};
+
+const FAMILY: NetfilterProtoFamily = NetfilterProtoFamily::Inet;
+const CHAIN: &str = "postrouting";
+/// `NF_IP_PRI_NAT_SRC`, what nft calls `srcnat`.
+const PRIORITY: u32 = 100;
+/// nft's own numbers of its types, so that it can print the sets (`enum datatypes`).
+const TYPE_IPV4: u32 = 7;
+const TYPE_IPV6: u32 = 8;
+const NETWORK_HEADER: u32 = 1;
+/// `NFTA_FIB_*`, `NFT_FIB_RESULT_ADDRTYPE`, `NFTA_FIB_F_DADDR`, `RTN_LOCAL`.
+const FIB_REGISTER: u16 = 1;
+const FIB_RESULT: u16 = 2;
+const FIB_FLAGS: u16 = 3;
+const FIB_ADDRESS_TYPE: u32 = 3;
+const FIB_DESTINATION: u32 = 2;
+const LOCAL: u32 = 2;
+/// `NFTA_MASQ_FLAGS` with `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
+const MASQ_FLAGS: u16 = 1;
+const RANDOM_FULLY: u32 = 1 << 4;
+/// The kernel puts a number in the place of `%d`.
+const SET_NAME: &str = "__set%d";
+
+/// A rule of ours in the kernel.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Installed {
+    handle: u64,
+    pub(crate) tag: Tag,
+}
+
+/// What to take out and what to put in.
+pub(crate) type Change = (Vec<Installed>, Vec<Rule>);
+
+/// Our rules; what somebody else put into our table is not among them.
+pub(crate) fn installed(nft: &mut Nft) -> Result<Vec<Installed>, Error> {
+    let rules = nft.rules(FAMILY, CHAIN)?;
+    let ours = |rule: super::Found| {
+        Some(Installed {
+            handle: rule.handle,
+            tag: Tag::parse(&rule.comment)?,
+        })
+    };
+    Ok(rules.into_iter().filter_map(ours).collect())
+}
+
+/// Brings the table to hold what `decide` wants, in one transaction, or leaves it.
+pub(crate) fn update(nft: &mut Nft, decide: impl Fn(&[Installed]) -> Change) -> Result<(), Error> {
+    nft.transact(|nft, batch| {
+        let (remove, add) = decide(&installed(nft)?);
+        if !add.is_empty() {
+            batch.table_and_chain();
+        }
+        remove.iter().for_each(|rule| batch.remove(*rule));
+        for (number, rule) in (1_u32..).zip(&add) {
+            batch.add(number, rule);
+        }
+        Ok(())
+    })
+}
+
+/// Whose pods these are, and the tag.
+fn comment(rule: &Rule) -> String {
+    let tag = rule.tag().to_string();
+    let room = MAX_COMMENT - 1 - tag.len() - "pods of  ".len();
+    let network: String = rule.network.as_str().chars().take(room).collect();
+    format!("pods of {network} {tag}")
+}
+
+impl Batch {
+    fn masquerade(&mut self, operation: String, flags: u16, message: NfTablesMessage) {
+        self.push(operation, flags, super::envelope(FAMILY, message));
+    }
+
+    fn table_and_chain(&mut self) {
+        let table = TableMessage {
+            attributes: vec![TableAttribute::Name(TABLE.to_owned())],
+        };
+        self.masquerade(
+            format!("create nftables table inet {TABLE}"),
+            NLM_F_CREATE,
+            NfTablesMessage::NewTable(table),
+        );
+        let chain = ChainMessage {
+            attributes: vec![
+                ChainAttribute::Table(TABLE.to_owned()),
+                ChainAttribute::Name(CHAIN.to_owned()),
+                ChainAttribute::Type("nat".to_owned()),
+                ChainAttribute::Hook(vec![
+                    Hook::Number(InetHookNumber::PostRouting.into()),
+                    Hook::Priority(PRIORITY),
+                ]),
+            ],
+        };
+        self.masquerade(
+            format!("create nftables chain {CHAIN} of type nat"),
+            NLM_F_CREATE,
+            NfTablesMessage::NewChain(chain),
+        );
+    }
+
+    fn remove(&mut self, rule: Installed) {
+        let message = RuleMessage {
+            attributes: vec![
+                RuleAttribute::Table(TABLE.to_owned()),
+                RuleAttribute::Chain(CHAIN.to_owned()),
+                RuleAttribute::Handle(rule.handle),
+            ],
+        };
+        self.masquerade(
+            format!("remove nftables rule {}", rule.handle),
+            0,
+            NfTablesMessage::DeleteRule(message),
+        );
+    }
+
+    fn add(&mut self, number: u32, rule: &Rule) {
+        let (sources, spared) = (2 * number - 1, 2 * number);
+        self.set(sources, rule.family, &rule.sources);
+        self.set(spared, rule.family, &rule.spared);
+        let (offset_source, offset_destination, length, protocol) = match rule.family {
+            Family::V4 => (12, 16, 4, 2),
+            Family::V6 => (8, 24, 16, 10),
+        };
+        let expressions = vec![
+            super::load_meta(Register::Reg1, MetaKey::Nfproto),
+            super::compare(Operator::Equal, vec![protocol]),
+            super::load_payload(Register::Reg1, NETWORK_HEADER, offset_source, length),
+            super::look_up(SET_NAME, sources, 0),
+            super::load_payload(Register::Reg1, NETWORK_HEADER, offset_destination, length),
+            super::look_up(SET_NAME, spared, LOOKUP_INVERTED),
+            load_destination_type(),
+            super::compare(Operator::NotEqual, LOCAL.to_ne_bytes().to_vec()),
+            super::other(
+                "masq",
+                vec![DefaultNla::new(
+                    MASQ_FLAGS,
+                    RANDOM_FULLY.to_be_bytes().to_vec(),
+                )],
+            ),
+        ];
+        let message = RuleMessage {
+            attributes: vec![
+                RuleAttribute::Table(TABLE.to_owned()),
+                RuleAttribute::Chain(CHAIN.to_owned()),
+                RuleAttribute::Expressions(
+                    expressions.into_iter().map(ListAttribute::from).collect(),
+                ),
+                RuleAttribute::UserData(super::user_data(&comment(rule))),
+            ],
+        };
+        self.masquerade(
+            format!("write nftables rule \"{rule}\""),
+            NLM_F_CREATE | NLM_F_APPEND,
+            NfTablesMessage::NewRule(message),
+        );
+    }
+
+    /// A set without a name of its own, which lives and dies with the rule that uses it.
+    fn set(&mut self, id: u32, family: Family, intervals: &[Interval]) {
+        let (key_type, length) = match family {
+            Family::V4 => (TYPE_IPV4, 4),
+            Family::V6 => (TYPE_IPV6, 16),
+        };
+        let message = SetMessage {
+            attributes: vec![
+                SetAttribute::Table(TABLE.to_owned()),
+                SetAttribute::Name(SET_NAME.to_owned()),
+                SetAttribute::Flags(SetFlags::Anonymous | SetFlags::Constant | SetFlags::Interval),
+                SetAttribute::KeyType(key_type),
+                SetAttribute::KeyLen(length),
+                SetAttribute::Id(id),
+            ],
+        };
+        self.masquerade(
+            "create an nftables set of address ranges".to_owned(),
+            NLM_F_CREATE,
+            NfTablesMessage::NewSet(message),
+        );
+        let elements = intervals.iter().flat_map(elements).collect();
+        let message = SetElementMessage {
+            attributes: vec![
+                SetElementList::Table(TABLE.to_owned()),
+                SetElementList::Set(SET_NAME.to_owned()),
+                SetElementList::SetId(id),
+                SetElementList::Elements(elements),
+            ],
+        };
+        let operation = "fill an nftables set of address ranges".to_owned();
+        self.masquerade(
+            operation,
+            NLM_F_CREATE,
+            NfTablesMessage::NewSetElement(message),
+        );
+    }
+}
+
+/// An interval in a set is its first address, and the one behind its last marked as an end;
+/// nothing is behind the last address of all.
+fn elements(interval: &Interval) -> Vec<ListAttribute<SetElementAttribute>> {
+    let key = |address: IpAddr| {
+        let bytes = match address {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        SetElementAttribute::Key(DataAttribute::Value(bytes))
+    };
+    let behind = match interval.last {
+        IpAddr::V4(last) => u32::from(last)
+            .checked_add(1)
+            .map(|number| IpAddr::V4(number.into())),
+        IpAddr::V6(last) => u128::from(last)
+            .checked_add(1)
+            .map(|number| IpAddr::V6(number.into())),
+    };
+    let end = behind.map(|address| {
+        ListAttribute::Element(vec![
+            key(address),
+            SetElementAttribute::Flags(SetElementFlags::IntervalEnd),
+        ])
+    });
+    std::iter::once(ListAttribute::Element(vec![key(interval.first)]))
+        .chain(end)
+        .collect()
+}
+
+fn load_destination_type() -> Expressions {
+    let number = |kind, number: u32| DefaultNla::new(kind, number.to_be_bytes().to_vec());
+    super::other(
+        "fib",
+        vec![
+            number(FIB_REGISTER, Register::Reg1.into()),
+            number(FIB_RESULT, FIB_ADDRESS_TYPE),
+            number(FIB_FLAGS, FIB_DESTINATION),
+        ],
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::masquerade::Policy;
+
+    #[test]
+    fn the_tag_is_found_again_in_the_comment() {
+        for network in ["cbr0", &"n".repeat(200)] {
+            let pods = ["10.64.1.0/24".parse().unwrap()];
+            let rule = Policy::new(None, vec![], false)
+                .rules(&network.parse().unwrap(), &pods)
+                .remove(0);
+            let comment = comment(&rule);
+            assert!(comment.len() < MAX_COMMENT);
+            assert_eq!(Tag::parse(&comment), Some(rule.tag()));
+        }
+    }
+
+    #[test]
+    fn the_last_address_of_all_has_no_end() {
+        let interval = |first: &str, last: &str| Interval {
+            first: first.parse().unwrap(),
+            last: last.parse().unwrap(),
+        };
+        assert_eq!(elements(&interval("10.0.0.0", "10.255.255.255")).len(), 2);
+        assert_eq!(elements(&interval("224.0.0.0", "255.255.255.255")).len(), 1);
+        assert_eq!(
+            elements(&interval(
+                "ff00::",
+                "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
+            ))
+            .len(),
+            1
+        );
+    }
+}

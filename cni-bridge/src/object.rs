@@ -1,0 +1,12 @@
+//! One file for each kernel object: its whole life, from being made to being removed.
+
+pub(crate) mod address;
+pub(crate) mod bridge;
+pub(crate) mod forwarding;
+pub(crate) mod masquerade;
+pub(crate) mod pod;
+pub(crate) mod route;
+pub(crate) mod spoof;
+pub(crate) mod uplink;
+pub(crate) mod veth;
+pub(crate) mod vlan;

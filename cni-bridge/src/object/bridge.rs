@@ -1,0 +1,314 @@
+//! The bridge: found, made, and its gateway addresses. Shared, so never removed.
+
+use cni_protocol::InterfaceName;
+use ipnet::IpNet;
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+};
+use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec};
+
+use crate::{
+    config::AddressConflict,
+    error::Error,
+    mac::Mac,
+    object::{address, vlan},
+    plan::BridgePlan,
+    rtnl::{Host, Link, RouteRequest, Rtnl, change},
+    sysctl::{self, Sysctl},
+};
+
+/// Finds the bridge. `None` when no link has the name; another kind of link is refused.
+pub(crate) fn find(
+    host: &mut Rtnl<Host>,
+    name: &InterfaceName,
+) -> Result<Option<Link<Host>>, Error> {
+    match host.find_link(name)? {
+        Some(link) if !link.is_bridge() => Err(Error::NotABridge { name: name.clone() }),
+        found => Ok(found),
+    }
+}
+
+/// The bridge, and the link beside it that has the gateways' addresses in a VLAN.
+#[derive(Debug)]
+pub(crate) struct Ensured {
+    pub(crate) bridge: Link<Host>,
+    pub(crate) gateway_link: Option<Link<Host>>,
+}
+
+/// Sees to it that the bridge is there as planned, and answers it as it is now.
+///
+/// Any number of ADDs may do this at once. Its address never changes after its creation:
+/// all that the pods remember of the gateway hangs on it.
+pub(crate) fn ensure(
+    host: &mut Rtnl<Host>,
+    found: Option<Link<Host>>,
+    plan: &BridgePlan,
+) -> Result<Ensured, Error> {
+    let link = match found {
+        Some(link) => link,
+        None => create(host, plan)?,
+    };
+    settle(host, &link, plan)?;
+    let bridge = Link {
+        mtu: link.mtu.min(plan.mtu),
+        ..link
+    };
+    let gateway_link = match &plan.gateway_link {
+        Some(gateway) => Some(vlan::ensure_gateway_link(host, &bridge, gateway)?),
+        None => None,
+    };
+    ensure_gateways(host, gateway_link.as_ref().unwrap_or(&bridge), plan)?;
+    Ok(Ensured {
+        bridge,
+        gateway_link,
+    })
+}
+
+/// Makes the bridge, up, with its address and its switches, in one message.
+fn create(host: &mut Rtnl<Host>, plan: &BridgePlan) -> Result<Link<Host>, Error> {
+    let mut message = LinkMessageBuilder::<LinkBridge>::new(plan.name.as_str())
+        .address(plan.mac.0.to_vec())
+        .mtu(plan.mtu)
+        .nf_call_iptables(true)
+        .nf_call_ip6tables(true);
+    if plan.vlan_filtering {
+        message = message.vlan_filtering(true);
+    }
+    if plan.promiscuous {
+        message = message.promiscuous(true);
+    }
+    let created = host.create_link(format!("create bridge {}", plan.name), message.up().build());
+    match created {
+        Ok(link) => Ok(link),
+        Err(error) if error.is_exists() => {
+            find(host, &plan.name)?.ok_or_else(|| Error::BridgeVanished {
+                bridge: plan.name.clone(),
+            })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Brings a bridge to what the plan wants of it; usually there is nothing to do.
+fn settle(host: &mut Rtnl<Host>, link: &Link<Host>, plan: &BridgePlan) -> Result<(), Error> {
+    let requests = differences(link, plan);
+    if !requests.is_empty() {
+        host.execute(requests)?;
+    }
+    // A pod could send router advertisements, and the node would believe them (CVE-2020-10749).
+    sysctl::ensure(&Sysctl::Ipv6Link(plan.name.clone(), "accept_ra"), "0")?;
+    Ok(())
+}
+
+fn differences(link: &Link<Host>, plan: &BridgePlan) -> Vec<RouteRequest> {
+    let name = &plan.name;
+    let by_index = || LinkUnspec::new_with_index(link.index.number);
+    let set =
+        |operation: String, message| change(operation, RouteNetlinkMessage::SetLink(message), 0);
+    let mut requests = Vec::new();
+    if !link.up {
+        requests.push(set(
+            format!("bring bridge {name} up"),
+            by_index().up().build(),
+        ));
+    }
+    if plan.promiscuous && !link.promiscuous {
+        requests.push(set(
+            format!("make bridge {name} promiscuous"),
+            by_index().promiscuous(true).build(),
+        ));
+    }
+    if link.mtu > plan.mtu {
+        requests.push(set(
+            format!("set the MTU of bridge {name} to {}", plan.mtu),
+            by_index().mtu(plan.mtu).build(),
+        ));
+    }
+    if let Some(mac) = link.mac.filter(|mac| *mac != plan.mac.0) {
+        // Somebody else's bridge: the kernel gives it the lowest address of its ports, a
+        // different one with each pod, until one is set.
+        let operation = format!("fix the address of bridge {name} at {}", Mac(mac));
+        requests.push(set(operation, by_index().address(mac.to_vec()).build()));
+    }
+    if link.netfilter_calls != Some((true, true)) {
+        requests.push(options(
+            format!("hand the packets of bridge {name} to iptables"),
+            link,
+            vec![
+                InfoBridge::NfCallIpTables(true),
+                InfoBridge::NfCallIp6Tables(true),
+            ],
+        ));
+    }
+    if plan.vlan_filtering && link.vlan_filtering != Some(true) {
+        let operation = format!("switch VLAN filtering of bridge {name} on");
+        requests.push(options(
+            operation,
+            link,
+            vec![InfoBridge::VlanFiltering(true)],
+        ));
+    }
+    requests
+}
+
+/// Options of a bridge are changed by a "new link" that may exist (`br_changelink()`).
+fn options(operation: String, link: &Link<Host>, options: Vec<InfoBridge>) -> RouteRequest {
+    let mut message = LinkMessage::default();
+    message.header.index = link.index.number;
+    message.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Bridge),
+        LinkInfo::Data(InfoData::Bridge(options)),
+    ]));
+    change(operation, RouteNetlinkMessage::NewLink(message), 0)
+}
+
+/// Gives the bridge, or the link in its VLAN, the gateways' addresses.
+fn ensure_gateways(
+    host: &mut Rtnl<Host>,
+    link: &Link<Host>,
+    plan: &BridgePlan,
+) -> Result<(), Error> {
+    if plan.gateways.is_empty() {
+        return Ok(());
+    }
+    let name = plan
+        .gateway_link
+        .as_ref()
+        .map_or(&plan.name, |gateway| &gateway.name);
+    let family = match plan.gateways.as_slice() {
+        gateways if gateways.iter().all(|gateway| gateway.addr().is_ipv4()) => AddressFamily::Inet,
+        _ => AddressFamily::Unspec,
+    };
+    let there: Vec<IpNet> = host
+        .addresses(link.index, family)?
+        .into_iter()
+        .map(|address| address.net)
+        .collect();
+    if plan.gateways.iter().all(|gateway| there.contains(gateway)) && !has_conflict(&there, plan) {
+        return Ok(());
+    }
+    let mut requests = Vec::new();
+    for found in there
+        .iter()
+        .filter(|found| conflicts(found, plan).is_some())
+    {
+        match plan.conflict {
+            AddressConflict::Replace => requests.push(address::remove(name, link.index, *found)),
+            AddressConflict::Refuse => {
+                let wanted = conflicts(found, plan).unwrap_or(*found);
+                return Err(Error::OtherAddress {
+                    bridge: name.clone(),
+                    found: *found,
+                    wanted,
+                });
+            }
+        }
+    }
+    if plan.gateways.iter().any(|gateway| gateway.addr().is_ipv6()) {
+        sysctl::ensure(&Sysctl::Ipv6Link(name.clone(), "disable_ipv6"), "0")?;
+    }
+    let missing = plan
+        .gateways
+        .iter()
+        .filter(|gateway| !there.contains(gateway));
+    requests.extend(missing.map(|gateway| address::create(name, link.index, *gateway, true)));
+    for outcome in host.execute_each(requests)? {
+        match outcome {
+            // Another ADD was quicker, or its address is gone already.
+            Err(error) if error.is_exists() || error.is_absent() => {}
+            outcome => outcome?,
+        }
+    }
+    Ok(())
+}
+
+fn has_conflict(there: &[IpNet], plan: &BridgePlan) -> bool {
+    there.iter().any(|found| conflicts(found, plan).is_some())
+}
+
+/// The gateway that an address on the bridge stands in the way of: in IPv4 any other
+/// address does, in IPv6 one of an overlapping network.
+fn conflicts(found: &IpNet, plan: &BridgePlan) -> Option<IpNet> {
+    if plan.gateways.contains(found) {
+        return None;
+    }
+    plan.gateways
+        .iter()
+        .find(|gateway| match (found, gateway) {
+            (IpNet::V4(_), IpNet::V4(_)) => true,
+            (IpNet::V6(found), IpNet::V6(gateway)) => {
+                found.contains(&gateway.network()) || gateway.contains(&found.network())
+            }
+            _ => false,
+        })
+        .copied()
+}
+
+/// What is not as an ADD would have left it, in words.
+///
+/// Its own address is not compared: a bridge that was there before keeps what it had.
+pub(crate) fn check(
+    host: &mut Rtnl<Host>,
+    link: &Link<Host>,
+    plan: &BridgePlan,
+) -> Result<Vec<String>, Error> {
+    let name = &plan.name;
+    let mut differences = Vec::new();
+    if !link.up {
+        differences.push(format!("bridge {name} is down"));
+    }
+    if plan.promiscuous && !link.promiscuous {
+        differences.push(format!("bridge {name} is not promiscuous"));
+    }
+    if link.netfilter_calls != Some((true, true)) {
+        differences.push(format!(
+            "bridge {name} does not hand its packets to iptables, so Services on one node fail"
+        ));
+    }
+    if plan.vlan_filtering && link.vlan_filtering != Some(true) {
+        differences.push(format!("VLAN filtering of bridge {name} is off"));
+    }
+    if !plan.gateways.is_empty() {
+        differences.extend(check_gateways(host, link, plan)?);
+    }
+    Ok(differences)
+}
+
+fn check_gateways(
+    host: &mut Rtnl<Host>,
+    bridge: &Link<Host>,
+    plan: &BridgePlan,
+) -> Result<Vec<String>, Error> {
+    let (index, name) = match &plan.gateway_link {
+        None => (bridge.index, format!("bridge {}", plan.name)),
+        Some(gateway) => match host.find_link(&gateway.name)? {
+            Some(link) => (link.index, format!("link {}", gateway.name)),
+            None => {
+                return Ok(vec![format!(
+                    "the gateway's link {} is missing",
+                    gateway.name
+                )]);
+            }
+        },
+    };
+    let there = host.addresses(index, AddressFamily::Unspec)?;
+    let missing = plan
+        .gateways
+        .iter()
+        .filter(|gateway| !there.iter().any(|address| address.net == **gateway));
+    Ok(missing
+        .map(|gateway| format!("gateway address {gateway} is missing on {name}"))
+        .collect())
+}
+
+/// Says so when the kernel cannot hand bridged packets to iptables at all. It is no failure:
+/// a node whose Services do not depend on it is as well as any other.
+pub(crate) fn note_missing_netfilter() {
+    if !sysctl::has_bridge_netfilter() {
+        cni_protocol::log(
+            &"the kernel has br_netfilter not loaded: a Service whose pod is on the caller's own node cannot be \
+              reached from there (modprobe br_netfilter)",
+        );
+    }
+}

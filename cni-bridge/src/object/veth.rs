@@ -1,0 +1,198 @@
+//! The pair of links that connects a pod: made, completed, found again and removed.
+
+use std::os::fd::AsRawFd;
+
+use cni_protocol::{Attachment, InterfaceName};
+use netlink_packet_core::DefaultNla;
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    link::{InfoData, InfoVeth, LinkAttribute, LinkMessage, LinkProtoInfoBridge},
+};
+use nix::errno::Errno;
+use rtnetlink::{LinkUnspec, LinkVeth};
+
+use crate::{
+    error::Error,
+    kernel::Kernel,
+    netlink,
+    object::vlan,
+    plan::VethPlan,
+    rtnl::{Host, Index, Link, Pod, RouteRequest, Rtnl, change},
+    undo::{Undo, UndoLog},
+};
+
+/// `IFLA_BRPORT_MODE`: a packet may leave by the port it came in by.
+const HAIRPIN: u16 = 4;
+/// `IFLA_BRPORT_ISOLATED`: no packets to other isolated ports.
+const ISOLATED: u16 = 33;
+
+/// Both ends of a new pair.
+#[derive(Debug)]
+pub(crate) struct Veth {
+    pub(crate) host: Link<Host>,
+    pub(crate) pod: Index<Pod>,
+}
+
+/// Makes the pair in one message, the pod's end straight in its namespace, the node's end up
+/// and a port of the bridge; then names its owner and sets the port's switches.
+///
+/// Nothing is ever moved from one namespace to another: the kernel would wait for an RCU
+/// barrier, 15 ms (`netdev_run_todo()`).
+pub(crate) fn create(
+    kernel: &mut Kernel,
+    plan: &VethPlan,
+    bridge: &Link<Host>,
+    undo: &mut UndoLog,
+) -> Result<Veth, Error> {
+    let message = pair(plan, bridge.index, kernel.netns.file().as_raw_fd());
+    let operation = format!("create veth {} with peer {}", plan.host, plan.pod);
+    let host = match kernel.host.create_link(operation, message) {
+        Ok(link) => link,
+        Err(error) => return Err(refused(kernel, plan, bridge, error)),
+    };
+    undo.record(Undo::RemoveHostLink(plan.host.clone()));
+    let pod = Index::new(host.peer.unwrap_or_default());
+    let mut requests = completion(plan, host.index);
+    if let Some(vlan) = &plan.vlan {
+        requests.extend(vlan::join(
+            &plan.host,
+            host.index,
+            bridge.default_vlan,
+            vlan,
+        ));
+    }
+    kernel.host.execute(requests)?;
+    Ok(Veth { host, pod })
+}
+
+fn pair(plan: &VethPlan, bridge: Index<Host>, netns: i32) -> LinkMessage {
+    let peer = LinkUnspec::new_with_name(plan.pod.as_str())
+        .mtu(plan.mtu)
+        .address(plan.pod_mac.0.to_vec())
+        .setns_by_fd(netns)
+        .build();
+    LinkVeth::new(plan.host.as_str(), plan.pod.as_str())
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+        .mtu(plan.mtu)
+        .address(plan.host_mac.0.to_vec())
+        .controller(bridge.number)
+        .up()
+        .build()
+}
+
+/// What the creating message cannot carry: the kernel takes an alias and a port's switches
+/// only for a link that is there (`do_setlink()`).
+fn completion(plan: &VethPlan, index: Index<Host>) -> Vec<RouteRequest> {
+    let mut requests = Vec::new();
+    let mut switches = Vec::new();
+    switches.extend(plan.hairpin.then(|| (HAIRPIN, "hairpin")));
+    switches.extend(plan.isolated.then(|| (ISOLATED, "isolation")));
+    if !switches.is_empty() {
+        let names: Vec<&str> = switches.iter().map(|(_, name)| *name).collect();
+        let mut message = LinkMessage::default();
+        message.header.interface_family = AddressFamily::Bridge;
+        message.header.index = index.number;
+        let on = |(kind, _): &(u16, _)| LinkProtoInfoBridge::Other(DefaultNla::new(*kind, vec![1]));
+        message.attributes.push(LinkAttribute::ProtoInfoBridge(
+            switches.iter().map(on).collect(),
+        ));
+        let operation = format!(
+            "switch on {} of bridge port {}",
+            names.join(" and "),
+            plan.host
+        );
+        requests.push(change(operation, RouteNetlinkMessage::SetLink(message), 0));
+    }
+    let message = LinkUnspec::new_with_index(index.number)
+        .alias(plan.alias.clone())
+        .build();
+    let operation = format!("set the alias of link {}", plan.host);
+    requests.push(change(operation, RouteNetlinkMessage::SetLink(message), 0));
+    requests
+}
+
+/// The reason why a pair was not made, in words of the attachment.
+fn refused(
+    kernel: &mut Kernel,
+    plan: &VethPlan,
+    bridge: &Link<Host>,
+    error: netlink::Error,
+) -> Error {
+    match error.errno() {
+        Some(Errno::EEXIST) => match kernel.host.find_link(&plan.host) {
+            Ok(Some(_)) => Error::AttachmentExists {
+                link: plan.host.clone(),
+            },
+            _ => interface_exists(kernel, &plan.pod),
+        },
+        Some(Errno::EXFULL) => match bridge.name.parse() {
+            Ok(bridge) => Error::BridgeFull {
+                bridge,
+                source: error,
+            },
+            Err(_impossible) => error.into(),
+        },
+        _ => error.into(),
+    }
+}
+
+fn interface_exists(kernel: &Kernel, interface: &InterfaceName) -> Error {
+    Error::InterfaceExists {
+        interface: interface.clone(),
+        netns: kernel.netns.path().to_owned(),
+    }
+}
+
+/// Refuses an attachment that is there, and a name that is taken in the pod, before
+/// anything is made.
+pub(crate) fn refuse_existing(kernel: &mut Kernel, attachment: &Attachment) -> Result<(), Error> {
+    let link = cni_ipam::names::host_link(attachment);
+    if kernel.host.find_link(&link)?.is_some() {
+        return Err(Error::AttachmentExists { link });
+    }
+    match kernel.pod.find_link(&attachment.interface)? {
+        Some(_) => Err(interface_exists(kernel, &attachment.interface)),
+        None => Ok(()),
+    }
+}
+
+/// Removes the pair by the name of the node's end. Answers whether it was there.
+pub(crate) fn remove(host: &mut Rtnl<Host>, name: &InterfaceName) -> Result<bool, Error> {
+    let message = LinkUnspec::new_with_name(name.as_str()).build();
+    let request = change(
+        format!("remove link {name}"),
+        RouteNetlinkMessage::DelLink(message),
+        0,
+    );
+    match host.execute(vec![request]) {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_absent() => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The node's end of a pair that is not of our making, if the interface in the pod is such:
+/// a veth whose other end is a veth on `bridge` and has that interface as its own other end.
+///
+/// Pods that another plugin connected before this one took over are found this way.
+pub(crate) fn find_foreign(
+    kernel: &mut Kernel,
+    interface: &InterfaceName,
+    bridge: &InterfaceName,
+) -> Result<Option<Link<Host>>, Error> {
+    let Some(inside) = kernel.pod.find_link(interface)?.filter(Link::is_veth) else {
+        return Ok(None);
+    };
+    let Some(peer) = inside.peer else {
+        return Ok(None);
+    };
+    let Some(outside) = kernel.host.find_link_by_index(Index::new(peer))? else {
+        return Ok(None);
+    };
+    let Some(bridge) = kernel.host.find_link(bridge)? else {
+        return Ok(None);
+    };
+    let mutual = outside.is_veth() && outside.peer == Some(inside.index.number);
+    let ours = mutual && outside.master == Some(bridge.index.number);
+    Ok(ours.then_some(outside))
+}

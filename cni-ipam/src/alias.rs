@@ -1,0 +1,159 @@
+//! What a host link says about itself: whose it is, and which addresses its pod has.
+//!
+//! `ip link` shows it as the link's alias. The lease store can be rebuilt from the aliases.
+
+use std::{fmt, net::IpAddr, str::FromStr};
+
+use cni_protocol::{Attachment, InterfaceName, NetworkName};
+
+use crate::names;
+
+/// The longest alias in bytes (`IFALIASZ - 1` in include/uapi/linux/if.h).
+const MAX_LEN: usize = 255;
+/// The first word of every alias of ours.
+const TAG: &str = "cni";
+
+/// The owner and the addresses of a host link.
+///
+/// As text: `cni cbr0 <container key> eth0 10.64.1.7,fd00::7 default/web-0`. The pod is cut
+/// or left out when there is no room. A network name so long that even the rest does not
+/// fit (some 80 bytes beside a container id of 64) makes an alias that cannot be read back.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Alias {
+    pub network: NetworkName,
+    /// [`names::id_key`] of the container id.
+    pub container_key: String,
+    pub interface: InterfaceName,
+    pub addresses: Vec<IpAddr>,
+    /// `namespace/name`.
+    pub pod: Option<String>,
+}
+
+impl Alias {
+    pub fn new(attachment: &Attachment, addresses: Vec<IpAddr>, pod: Option<String>) -> Self {
+        Self {
+            network: attachment.network.clone(),
+            container_key: names::id_key(&attachment.container_id),
+            interface: attachment.interface.clone(),
+            addresses,
+            pod,
+        }
+    }
+
+    /// The name that the link with this alias must have. An alias on any other link is
+    /// somebody's copy, and counts for nothing.
+    pub fn host_link(&self) -> InterfaceName {
+        names::host_link_of(self.network.as_str(), &self.container_key, &self.interface)
+    }
+}
+
+impl fmt::Display for Alias {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let addresses: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+        let text = format!(
+            "{TAG} {} {} {} {}",
+            self.network,
+            self.container_key,
+            self.interface,
+            addresses.join(",")
+        );
+        let room = MAX_LEN.saturating_sub(text.len() + 1);
+        f.write_str(cut(&text, MAX_LEN))?;
+        match &self.pod {
+            Some(pod) if room > 0 && !pod.is_empty() => write!(f, " {}", cut(pod, room)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The first `room` bytes of a text, or fewer, so that no character is cut.
+fn cut(text: &str, room: usize) -> &str {
+    let end = (0..=room.min(text.len()))
+        .rev()
+        .find(|end| text.is_char_boundary(*end));
+    text.get(..end.unwrap_or(0)).unwrap_or_default()
+}
+
+/// The text is no alias of ours.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+#[error("not the alias of a pod's link")]
+pub struct NotAnAlias;
+
+impl FromStr for Alias {
+    type Err = NotAnAlias;
+
+    fn from_str(text: &str) -> Result<Self, NotAnAlias> {
+        let mut words = text.split(' ');
+        let mut word = || words.next().ok_or(NotAnAlias);
+        if word()? != TAG {
+            return Err(NotAnAlias);
+        }
+        let network = word()?.parse().ok().ok_or(NotAnAlias)?;
+        let container_key = word()?.to_owned();
+        let interface = word()?.parse().ok().ok_or(NotAnAlias)?;
+        let addresses = word()?
+            .split(',')
+            .map(|address| address.parse().ok().ok_or(NotAnAlias))
+            .collect::<Result<_, _>>()?;
+        let pod = words.next().map(str::to_owned);
+        Ok(Self {
+            network,
+            container_key,
+            interface,
+            addresses,
+            pod,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn alias(network: &str, key: &str, pod: Option<&str>) -> Alias {
+        Alias {
+            network: network.parse().unwrap(),
+            container_key: key.to_owned(),
+            interface: "eth0".parse().unwrap(),
+            addresses: vec!["10.64.1.7".parse().unwrap(), "fd00::7".parse().unwrap()],
+            pod: pod.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn reads_what_it_writes() {
+        for pod in [None, Some("default/web-0")] {
+            let alias = alias("cbr0", "0123abc", pod);
+            assert_eq!(alias.to_string().parse(), Ok(alias));
+        }
+        assert_eq!(
+            alias("cbr0", "0123abc", Some("default/web-0")).to_string(),
+            "cni cbr0 0123abc eth0 10.64.1.7,fd00::7 default/web-0"
+        );
+    }
+
+    #[test]
+    fn the_pod_is_cut_before_anything_else() {
+        let full = alias("cbr0", &"a".repeat(96), Some(&"ü".repeat(200)));
+        let text = full.to_string();
+        assert!(text.len() <= MAX_LEN && text.len() >= MAX_LEN - 1, "{text}");
+        let back: Alias = text.parse().unwrap();
+        assert_eq!(back.addresses, full.addresses);
+        assert_eq!(back.container_key, full.container_key);
+        assert_eq!(back.host_link(), full.host_link());
+    }
+
+    #[test]
+    fn too_long_a_network_makes_no_alias_longer_than_the_kernel_takes() {
+        let text = alias(&"n".repeat(300), "a", Some("default/web-0")).to_string();
+        assert_eq!(text.len(), MAX_LEN);
+        assert_eq!(text.parse::<Alias>(), Err(NotAnAlias));
+    }
+
+    #[test]
+    fn other_peoples_aliases_are_none() {
+        for text in ["", "cni", "uplink", "cni cbr0 x eth0", "cni cbr0 x eth0 10.1.2"] {
+            assert_eq!(text.parse::<Alias>(), Err(NotAnAlias), "{text}");
+        }
+    }
+}

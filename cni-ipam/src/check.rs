@@ -1,0 +1,141 @@
+//! Looks that change nothing: is a lease what ADD said, and could an ADD be served?
+
+use std::{fs, io, net::IpAddr, os::unix::fs::MetadataExt, path::Path};
+
+use cni_protocol::{Attachment, NetworkName};
+use nix::unistd::{self, AccessFlags};
+
+use crate::{
+    allocate,
+    config::{Config, DataDir},
+    error::Error,
+    lease::{owner_of, texts},
+    store::{
+        Here, Store,
+        block::{Block, Reading},
+        dir::Dir,
+        index::{Index, Opened},
+        line::{Line, NO_INTERFACE, Owner},
+        snapshot::Snapshot,
+    },
+};
+
+/// Checks that an attachment has exactly the `expected` addresses. Waits for no lock.
+pub fn check(
+    data_dir: &DataDir,
+    attachment: &Attachment,
+    expected: &[IpAddr],
+) -> Result<(), Error> {
+    let store = Store::new(data_dir, &attachment.network, &Here)?;
+    let failed = |error| store.failed("read", error);
+    let owner = owner_of(attachment);
+    let has = |address: &IpAddr| has(&store, &owner, *address);
+    let mut missing = Vec::new();
+    for address in expected {
+        if !has(address).map_err(failed)? {
+            missing.push(*address);
+        }
+    }
+    if missing.is_empty() && !expected.is_empty() {
+        return Ok(());
+    }
+    // Something is wrong: it is worth reading everything to say what.
+    let snapshot = Snapshot::read(&store.path, store.boot).map_err(failed)?;
+    let held: Vec<IpAddr> = snapshot
+        .iter()
+        .flat_map(Snapshot::taken)
+        .filter(|line| is_owner(line, &owner))
+        .map(|line| line.address)
+        .collect();
+    let expected = match expected {
+        [] if !held.is_empty() => return Ok(()),
+        [] => "an address".to_owned(),
+        expected => texts(expected.iter().copied()),
+    };
+    let mut damaged = snapshot.iter().flat_map(Snapshot::lost);
+    let found = match missing.first() {
+        Some(address) if damaged.any(|lost| lost == *address) => {
+            format!("has a damaged record for {address}; see `cni-ipam verify`")
+        }
+        _ if held.is_empty() => "has no lease for it".to_owned(),
+        _ => format!("has {} for it", texts(held.into_iter())),
+    };
+    Err(Error::Differs {
+        attachment: Box::new(attachment.clone()),
+        expected,
+        found,
+        path: store.path.clone(),
+    })
+}
+
+fn has(store: &Store<'_>, owner: &Owner, address: IpAddr) -> io::Result<bool> {
+    let Some(dir) = Dir::open(&store.path)? else {
+        return Ok(false);
+    };
+    let Some(block) = Block::open_to_read(&dir, address)? else {
+        return Ok(false);
+    };
+    Ok(match block.read(address)? {
+        Reading::Line(line) => line.is_taken(store.boot) && is_owner(&line, owner),
+        Reading::Damaged => false,
+    })
+}
+
+fn is_owner(line: &Line, owner: &Owner) -> bool {
+    line.owner.as_ref().is_some_and(|found| {
+        found.key == owner.key
+            && (found.interface == owner.interface || found.interface == NO_INTERFACE)
+    })
+}
+
+/// Whether an ADD could be served. Waits for no lock and changes nothing.
+///
+/// Says on standard error how many addresses are in quarantine. That no address is free is
+/// an error only where the configuration says so.
+pub fn status(config: &Config, network: &NetworkName) -> Result<(), Error> {
+    let store = Store::new(config.data_dir(), network, &Here)?;
+    let failed = |error| store.failed("use", error);
+    let Some(dir) = Dir::open(&store.path).map_err(failed)? else {
+        return can_be_made(&store.path).map_err(failed);
+    };
+    may_write(&store.path).map_err(failed)?;
+    let opened = Index::open_to_read(&dir, store.boot).map_err(failed)?;
+    // Without an index that can be trusted at this moment, nothing can be said for sure.
+    let Opened::Good(mut index) = opened else {
+        return Ok(());
+    };
+    match index.quarantined() {
+        0 => {}
+        n => cni_protocol::log(&format_args!(
+            "{n} addresses of network {network} are in quarantine; see `cni-ipam verify`"
+        )),
+    }
+    if !config.status_on_exhaustion() {
+        return Ok(());
+    }
+    for set in config.sets() {
+        if matches!(allocate::choose(set.usable(), &mut index), Ok(None)) {
+            return Err(Error::NoneFree(set.to_string()));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a directory could be made: its first parent that is there may be written to.
+fn can_be_made(path: &Path) -> io::Result<()> {
+    for parent in path.ancestors().skip(1) {
+        match fs::metadata(parent) {
+            Ok(metadata) if metadata.is_dir() => return may_write(parent),
+            Ok(_) => return Err(io::ErrorKind::NotADirectory.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
+fn may_write(path: &Path) -> io::Result<()> {
+    // Root may write anywhere but to a read-only file system; access(2) knows that too.
+    unistd::access(path, AccessFlags::W_OK | AccessFlags::X_OK)?;
+    fs::metadata(path).map(|metadata| drop(metadata.ino()))
+}

@@ -1,0 +1,161 @@
+//! Taking addresses back: from one attachment, or from all that are no longer valid.
+
+use std::{collections::HashSet, net::IpAddr};
+
+use cni_protocol::{Attachment, ContainerId, NetworkName, ValidAttachment};
+
+use crate::{
+    config::DataDir,
+    error::Error,
+    import,
+    lease::owner_of,
+    names,
+    reclaim::{self, Mode},
+    store::{
+        Absent, Fault, Held, Here, Locked, Store,
+        block::Reading,
+        line::{Line, NO_INTERFACE, Owner},
+        snapshot::Snapshot,
+    },
+};
+
+/// Releases what an attachment has. Nothing there is fine, and nothing is ever made.
+pub fn release(data_dir: &DataDir, attachment: &Attachment) -> Result<(), Error> {
+    let store = Store::new(data_dir, &attachment.network, &Here)?;
+    release_in(&store, data_dir, attachment)
+}
+
+pub(crate) fn release_in(
+    store: &Store<'_>,
+    data_dir: &DataDir,
+    attachment: &Attachment,
+) -> Result<(), Error> {
+    let owner = owner_of(attachment);
+    let unnamed = Owner {
+        interface: NO_INTERFACE.to_owned(),
+        ..owner.clone()
+    };
+    let imported = store.transact(Absent::Leave, |locked| {
+        for owner in [&owner, &unnamed] {
+            for held in locked.held_by(owner)? {
+                locked.free(&held, Some(owner))?;
+            }
+        }
+        Ok(locked.is_imported())
+    })?;
+    match (imported, data_dir.import_from()) {
+        (Some(true), _) | (_, None) => Ok(()),
+        // Nothing was taken over yet: the record is where host-local put it.
+        (_, Some(from)) => import::release_there(store, from, attachment),
+    }
+}
+
+/// What a GC did.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct GcReport {
+    /// The addresses that are free again.
+    pub released: Vec<IpAddr>,
+    /// True: the runtime did not say what is valid, so only what is provably gone ended.
+    pub only_proven: bool,
+}
+
+/// Ends all leases of a network but those of valid attachments, and those made after the
+/// call began.
+///
+/// `None`: the runtime does not say which are valid. Then only leases end whose owners are
+/// provably gone.
+pub fn gc(
+    data_dir: &DataDir,
+    network: &NetworkName,
+    valid: Option<&[ValidAttachment]>,
+) -> Result<GcReport, Error> {
+    let store = Store::new(data_dir, network, &Here)?;
+    gc_in(&store, valid)
+}
+
+pub(crate) fn gc_in(
+    store: &Store<'_>,
+    valid: Option<&[ValidAttachment]>,
+) -> Result<GcReport, Error> {
+    let Some(valid) = valid else {
+        let report = reclaim::reclaim(store, Mode::Real)?;
+        return Ok(GcReport {
+            released: report.reclaimed.iter().map(|line| line.address).collect(),
+            only_proven: true,
+        });
+    };
+    let valid = Valid::new(valid);
+    let snapshot =
+        Snapshot::read(&store.path, store.boot).map_err(|error| store.failed("read", error))?;
+    let stale: Vec<Line> = snapshot
+        .iter()
+        .flat_map(Snapshot::taken)
+        .filter(|line| line.owner.as_ref().is_none_or(|owner| !valid.has(owner)))
+        .cloned()
+        .collect();
+    let released = free_unchanged(store, &stale)?;
+    Ok(GcReport {
+        released: released.iter().map(|line| line.address).collect(),
+        only_proven: false,
+    })
+}
+
+/// Frees those of the lines that still stand as they were read. A lease that was made or
+/// confirmed in between has another line, and stays.
+pub(crate) fn free_unchanged(store: &Store<'_>, lines: &[Line]) -> Result<Vec<Line>, Error> {
+    if lines.is_empty() {
+        return Ok(Vec::new());
+    }
+    let freed = store.transact(Absent::Leave, |locked| {
+        let mut freed = Vec::new();
+        for line in lines {
+            if still_stands(locked, line)? {
+                let held = Held {
+                    address: line.address,
+                    line: Some(line.clone()),
+                };
+                locked.free(&held, line.owner.as_ref())?;
+                freed.push(line.clone());
+            }
+        }
+        Ok(freed)
+    })?;
+    Ok(freed.unwrap_or_default())
+}
+
+/// Whether a line is still what it was when it was read without the lock.
+pub(crate) fn still_stands(locked: &mut Locked, line: &Line) -> Result<bool, Fault> {
+    let reading = locked.find(line.address)?;
+    Ok(reading.as_ref() == Some(&Reading::Line(line.clone())))
+}
+
+/// The owners that may keep what they have.
+struct Valid {
+    owners: HashSet<(String, String)>,
+    containers: HashSet<String>,
+}
+
+impl Valid {
+    fn new(valid: &[ValidAttachment]) -> Self {
+        let mut owners = HashSet::new();
+        let mut containers = HashSet::new();
+        for attachment in valid {
+            // What is no container id is no owner of anything.
+            let Ok(id) = ContainerId::try_from(attachment.container_id.clone()) else {
+                continue;
+            };
+            let key = names::id_key(&id);
+            containers.insert(key.clone());
+            owners.insert((key, attachment.interface.clone()));
+        }
+        Self { owners, containers }
+    }
+
+    fn has(&self, owner: &Owner) -> bool {
+        if owner.interface == NO_INTERFACE {
+            return self.containers.contains(&owner.key);
+        }
+        let owner = (owner.key.clone(), owner.interface.clone());
+        self.owners.contains(&owner)
+    }
+}

@@ -1,0 +1,50 @@
+//! Which boot this is: leases end with the boot they were made in.
+
+use std::{fmt, fs, io, time::SystemTime};
+
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// The first eight hexadecimal digits of the kernel's boot id.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Boot([u8; 8]);
+
+impl Boot {
+    /// The boot that the machine is in.
+    pub(crate) fn current() -> io::Result<Self> {
+        let text = fs::read_to_string(BOOT_ID)?;
+        Self::parse(text.get(..8).unwrap_or_default())
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no boot id"))
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let digits: [u8; 8] = text.as_bytes().try_into().ok()?;
+        digits
+            .iter()
+            .all(|digit| digit.is_ascii_digit() || (b'a'..=b'f').contains(digit))
+            .then_some(Self(digits))
+    }
+
+    pub(crate) fn bytes(self) -> [u8; 8] {
+        self.0
+    }
+}
+
+impl fmt::Display for Boot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(str::from_utf8(&self.0).unwrap_or("-"))
+    }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// When this boot began, in seconds since 1970.
+pub(crate) fn booted_at() -> Option<u64> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    let line = stat.lines().find_map(|line| line.strip_prefix("btime "))?;
+    line.trim().parse().ok()
+}

@@ -1,0 +1,184 @@
+//! The fixed part of the index file, and the entries of its table of blocks.
+
+use super::{Content, ENTRY, Part, SLOTS};
+use crate::{
+    address::Family,
+    allocate::{BlockId, Summary},
+    store::boot::Boot,
+};
+
+/// The size of the header: less than a sector, so that it is written whole.
+pub(super) const SIZE: usize = 128;
+/// The format. Another one is garbage to us, and the index is built anew.
+const MAGIC: [u8; 8] = *b"cniipam1";
+
+/// The owners' table of an empty index: a page.
+const FEWEST_OWNERS: u64 = 256;
+/// The size of an entry of the owners' table.
+pub(super) const OWNER: u64 = 16;
+const FEWEST_BLOCKS: u32 = 16;
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Header {
+    pub(super) boot: Boot,
+    pub(super) dirty: bool,
+    pub(super) imported: bool,
+    pub(super) sequence: u64,
+    pub(super) pools: u64,
+    pub(super) quarantined: u32,
+    /// How long the file is.
+    pub(super) end: u64,
+    pub(super) blocks_at: u64,
+    pub(super) blocks_room: u32,
+    pub(super) blocks: u32,
+    pub(super) owners_at: u64,
+    /// A power of two.
+    pub(super) owners_room: u64,
+    pub(super) owners: u64,
+}
+
+impl Header {
+    /// The header of an index that is about to be filled with `content`.
+    pub(super) fn new(content: &Content) -> Self {
+        let blocks = u32::try_from(content.blocks.len()).unwrap_or(u32::MAX / 4);
+        let mut header = Self {
+            boot: content.boot,
+            dirty: false,
+            imported: content.imported,
+            sequence: content.sequence,
+            pools: content.pools,
+            quarantined: 0,
+            end: SIZE as u64,
+            blocks_at: 0,
+            blocks_room: (blocks * 2).max(FEWEST_BLOCKS),
+            blocks: 0,
+            owners_at: 0,
+            owners_room: (content.owners.len() as u64 * 4)
+                .next_power_of_two()
+                .max(FEWEST_OWNERS),
+            owners: 0,
+        };
+        header.blocks_at = header.allot(u64::from(header.blocks_room) * ENTRY);
+        header.owners_at = header.allot(header.owners_room * OWNER);
+        header
+    }
+
+    /// Takes room at the end of the file.
+    pub(super) fn allot(&mut self, size: u64) -> u64 {
+        let at = self.end.next_multiple_of(SLOTS.min(size).next_power_of_two());
+        self.end = at + size;
+        at
+    }
+
+    /// Whether the tables lie within the file.
+    pub(super) fn is_sound(&self) -> bool {
+        let blocks_end = self.blocks_at + u64::from(self.blocks_room) * ENTRY;
+        let owners_end = self.owners_at.saturating_add(self.owners_room.saturating_mul(OWNER));
+        self.blocks <= self.blocks_room
+            && blocks_end <= self.end
+            && self.owners_room.is_power_of_two()
+            && self.owners < self.owners_room
+            && owners_end <= self.end
+    }
+
+    pub(super) fn to_bytes(&self) -> [u8; SIZE] {
+        let mut bytes = [0; SIZE];
+        let flags = u64::from(self.dirty) | u64::from(self.imported) << 1;
+        let fields = [
+            u64::from_le_bytes(MAGIC),
+            u64::from_le_bytes(self.boot.bytes()),
+            flags,
+            self.sequence,
+            self.pools,
+            u64::from(self.quarantined),
+            self.end,
+            self.blocks_at,
+            u64::from(self.blocks_room),
+            u64::from(self.blocks),
+            self.owners_at,
+            self.owners_room,
+            self.owners,
+        ];
+        let encoded = fields.iter().flat_map(|field| field.to_le_bytes());
+        for (to, from) in bytes.iter_mut().zip(encoded) {
+            *to = from;
+        }
+        let (covered, checksum) = bytes.split_at_mut(SIZE - 4);
+        checksum.copy_from_slice(&crc32fast::hash(covered).to_le_bytes());
+        bytes
+    }
+
+    /// `None` when the bytes are no header, or a damaged one.
+    pub(super) fn parse(bytes: &[u8; SIZE]) -> Option<Self> {
+        let (covered, checksum) = bytes.split_last_chunk()?;
+        let (fields, _) = covered.as_chunks();
+        let mut fields = fields.iter().map(|field| u64::from_le_bytes(*field));
+        let mut next = || fields.next();
+        if u32::from_le_bytes(*checksum) != crc32fast::hash(covered)
+            || next()? != u64::from_le_bytes(MAGIC)
+        {
+            return None;
+        }
+        let boot = Boot::parse(str::from_utf8(&next()?.to_le_bytes()).ok()?)?;
+        let flags = next()?;
+        Some(Self {
+            boot,
+            dirty: flags & 1 != 0,
+            imported: flags & 2 != 0,
+            sequence: next()?,
+            pools: next()?,
+            quarantined: next()?.try_into().ok()?,
+            end: next()?,
+            blocks_at: next()?,
+            blocks_room: next()?.try_into().ok()?,
+            blocks: next()?.try_into().ok()?,
+            owners_at: next()?,
+            owners_room: next()?,
+            owners: next()?,
+        })
+    }
+}
+
+pub(super) fn entry_to_bytes(summary: &Summary, part: Part) -> [u8; ENTRY as usize] {
+    let family = match summary.id.family {
+        Family::V4 => 4,
+        Family::V6 => 6,
+    };
+    let mut bytes = [0; ENTRY as usize];
+    let encoded = (summary.id.number.to_le_bytes().into_iter())
+        .chain(summary.longest_free.to_le_bytes())
+        .chain(part.slots_at.to_le_bytes())
+        .chain(part.birth.to_le_bytes())
+        .chain(u32::to_le_bytes(family));
+    for (to, from) in bytes.iter_mut().zip(encoded) {
+        *to = from;
+    }
+    bytes
+}
+
+/// `None` when the entry is nonsense.
+pub(super) fn parse_entry(bytes: &[u8]) -> Option<(Summary, Part)> {
+    let (number, rest) = bytes.split_first_chunk()?;
+    let (longest_free, rest) = rest.split_first_chunk()?;
+    let (slots_at, rest) = rest.split_first_chunk()?;
+    let (birth, family) = rest.split_first_chunk()?;
+    let family = match family {
+        [4, 0, 0, 0] => Family::V4,
+        [6, 0, 0, 0] => Family::V6,
+        _ => return None,
+    };
+    let id = BlockId {
+        family,
+        number: u128::from_le_bytes(*number),
+    };
+    let summary = Summary {
+        id,
+        longest_free: u64::from_le_bytes(*longest_free),
+    };
+    let part = Part {
+        slots_at: u64::from_le_bytes(*slots_at),
+        birth: u32::from_le_bytes(*birth),
+    };
+    let highest = family.highest() >> 8;
+    (id.number <= highest && part.slots_at < u64::MAX / 2).then_some((summary, part))
+}

@@ -1,0 +1,49 @@
+//! The harness of the end-to-end tests: the built executables, called as a container
+//! runtime calls them, in network namespaces that the test itself has made.
+//!
+//! A test starts with [`on_host`]: its thread enters a network and mount namespace of its
+//! own, which is the node of that test. Children inherit it, tests run in parallel, and
+//! nothing has to be cleaned up. No root is needed where user namespaces are allowed: the
+//! test script runs everything under `unshare --user --map-root-user`.
+//!
+//! Environment of the tests (all optional, `scripts/test` sets them):
+//!
+//! - `CNI_E2E_PLUGINS`: a directory with the Go plugins, which are then tested instead of ours;
+//! - `CNI_E2E_TOOLS`: where cnitool and the Go plugins are;
+//! - `CNI_E2E_NOT_RUN`: a file to which each thing that could not be run is appended.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "a harness reports by panicking"
+)]
+
+mod chain;
+mod cnitool;
+pub mod conf;
+mod container;
+mod golden;
+mod host;
+mod namespace;
+pub mod packet;
+mod plugin;
+pub mod reference;
+mod shell;
+mod state;
+mod stub;
+mod wire;
+
+pub use chain::Chain;
+pub use cnitool::Cnitool;
+pub use container::Container;
+pub use golden::{assert_json, masked, shape};
+pub use host::{Host, cannot_run, on_host};
+pub use namespace::Netns;
+pub use packet::Echo;
+pub use plugin::{Answer, Refusal, Request, Running};
+pub use shell::{sh, tool};
+pub use state::State;
+pub use stub::Stub;
+pub use wire::World;

@@ -1,0 +1,68 @@
+//! Programs that a test uses to arrange and to look at things: `ip`, `nft`, `cnitool`.
+
+use std::{
+    env,
+    io::Write,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+/// Runs a shell script in the namespaces of the calling thread and returns its output.
+///
+/// Panics when it fails: a test cannot go on from a situation that it did not make.
+pub fn sh(script: &str) -> String {
+    run(Command::new("sh").args(["-euc", script]), "")
+}
+
+/// Runs a program that has to succeed, and returns its output.
+pub(crate) fn run(command: &mut Command, input: &str) -> String {
+    let child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = child.unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(input.as_bytes()).ok();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    assert!(
+        output.status.success(),
+        "{command:?} failed: {}\n{}{input}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The value of an environment variable; empty counts as unset.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is about the tests' environment, not the plugins'"
+)]
+pub(crate) fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Where `scripts/setup` puts cnitool and the Go plugins.
+pub(crate) fn tools_dir() -> PathBuf {
+    if let Some(dir) = variable("CNI_E2E_TOOLS") {
+        return PathBuf::from(dir);
+    }
+    let cache = variable("XDG_CACHE_HOME").map_or_else(
+        || PathBuf::from(variable("HOME").unwrap_or_else(|| "/root".into())).join(".cache"),
+        PathBuf::from,
+    );
+    cache.join("cni-bridge-tests/bin")
+}
+
+/// The path of a program of another project, which `scripts/setup` builds.
+pub fn tool(name: &str) -> PathBuf {
+    let path = tools_dir().join(name);
+    assert!(
+        path.is_file(),
+        "{} is missing: scripts/setup builds it, then scripts/test runs all tests",
+        path.display()
+    );
+    path
+}

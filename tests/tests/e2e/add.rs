@@ -1,0 +1,227 @@
+//! ADD that succeeds: what it answers, what it makes, and that DEL takes it away again.
+
+use harness::{Echo, Host, assert_json, conf, on_host, packet, shape};
+use serde_json::{Value, json};
+
+/// ADD answers as expected, the pod reaches its gateways, and DEL leaves the node as it
+/// was, another pod included.
+fn comes_and_goes(host: &Host, conf: &Value, expected: &Value, gateways: &[&str]) {
+    let _neighbour = host.pod(conf);
+    let before = host.state();
+
+    let (pod, result) = host.pod(conf);
+    assert_json(&shape(&result), expected);
+    let address = |index: usize| {
+        let address = result["ips"][index]["address"].as_str().unwrap();
+        address.split('/').next().unwrap().to_owned()
+    };
+    let _echo = Echo::start(&host.netns, "[::]:7");
+    for (index, gateway) in gateways.iter().enumerate() {
+        let seen = packet::ask(&pod.netns, gateway).expect(gateway);
+        assert_eq!(seen.to_string(), address(index));
+    }
+
+    host.del(conf, &pod).done();
+    host.state().assert_same(&before);
+    assert_eq!(
+        pod.state()
+            .only(&["link eth0", "address 10.", "route"])
+            .text(),
+        ""
+    );
+}
+
+/// The interfaces of every result, in the order that chained plugins rely on.
+fn interfaces() -> Value {
+    json!([
+        { "name": "cbr0" },
+        { "name": "veth*" },
+        { "name": "eth0", "sandbox": "<netns>" },
+    ])
+}
+
+#[test]
+#[ignore = "needs namespaces: run scripts/test"]
+fn an_ipv4_pod_comes_and_goes() {
+    on_host(|host| {
+        let expected = json!({
+            "cniVersion": "1.1.0",
+            "interfaces": interfaces(),
+            "ips": [{ "interface": 2, "address": "10.64.1.3/24", "gateway": "10.64.1.1" }],
+            "routes": [{ "dst": "0.0.0.0/0", "gw": "10.64.1.1" }],
+        });
+        comes_and_goes(host, &conf::ipv4(), &expected, &["10.64.1.1:7"]);
+    });
+}
+
+#[test]
+#[ignore = "needs namespaces: run scripts/test"]
+fn an_ipv6_pod_comes_and_goes() {
+    on_host(|host| {
+        let expected = json!({
+            "cniVersion": "1.1.0",
+            "interfaces": interfaces(),
+            "ips": [{ "interface": 2, "address": "fd00:64:1::3/64", "gateway": "fd00:64:1::1" }],
+            "routes": [{ "dst": "::/0", "gw": "fd00:64:1::1" }],
+        });
+        comes_and_goes(host, &conf::ipv6(), &expected, &["[fd00:64:1::1]:7"]);
+    });
+}
+
+#[test]
+#[ignore = "needs namespaces: run scripts/test"]
+fn a_dual_stack_pod_comes_and_goes() {
+    on_host(|host| {
+        let expected = json!({
+            "cniVersion": "1.1.0",
+            "interfaces": interfaces(),
+            "ips": [
+                { "interface": 2, "address": "10.64.1.3/24", "gateway": "10.64.1.1" },
+                { "interface": 2, "address": "fd00:64:1::3/64", "gateway": "fd00:64:1::1" },
+            ],
+            "routes": [
+                { "dst": "0.0.0.0/0", "gw": "10.64.1.1" },
+                { "dst": "::/0", "gw": "fd00:64:1::1" },
+            ],
+        });
+        let gateways = ["10.64.1.1:7", "[fd00:64:1::1]:7"];
+        comes_and_goes(host, &conf::dual_stack(), &expected, &gateways);
+    });
+}
+
+#[test]
+#[ignore = "needs namespaces: run scripts/test"]
+fn a_second_attachment_of_the_same_container_gets_its_own_address() {
+    on_host(|host| {
+        let conf = conf::with(&conf::ipv4(), &json!({ "isDefaultGateway": false }));
+        let (mut pod, first) = host.pod(&conf);
+        let before = host.state();
+        pod.interface = "eth1".to_owned();
+
+        let second = host.add(&conf, &pod).result();
+        assert_eq!(first["ips"][0]["address"], "10.64.1.2/24");
+        assert_eq!(second["ips"][0]["address"], "10.64.1.3/24");
+
+        host.del(&conf, &pod).done();
+        host.state().assert_same(&before);
+    });
+}
+
+#[test]
+#[ignore = "needs namespaces: run scripts/test"]
+fn two_networks_on_one_node_do_not_touch_each_other() {
+    on_host(|host| {
+        let other = json!({
+            "name": "other",
+            "bridge": "other0",
+            "ipam": { "ranges": [[{ "subnet": "10.65.0.0/24" }]] },
+        });
+        let other = conf::with(&conf::ipv4(), &other);
+        let (_first, _) = host.pod(&conf::ipv4());
+        let (_warm, _) = host.pod(&other);
+        let before = host.state();
+
+        let (pod, result) = host.pod(&other);
+        assert_eq!(result["ips"][0]["address"], "10.65.0.3/24");
+        host.del(&other, &pod).done();
+        host.state().assert_same(&before);
+    });
+}
+
+mod ours {
+    use harness::masked;
+
+    use super::*;
+
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn the_result_tells_all_hardware_addresses_and_mtus() {
+        on_host(|host| {
+            let (_pod, result) = host.pod(&conf::smallest());
+            let mut expected = json!({
+                "cniVersion": "1.1.0",
+                "interfaces": [
+                    { "name": "cbr0", "mac": "0a:58:0a:40:01:01", "mtu": 1500 },
+                    { "name": "veth*", "mtu": 1500 },
+                    { "name": "eth0", "mac": "0a:58:0a:40:01:02", "mtu": 1500, "sandbox": "<netns>" },
+                ],
+                "ips": [{ "interface": 2, "address": "10.64.1.2/24", "gateway": "10.64.1.1" }],
+                "routes": [{ "dst": "0.0.0.0/0", "gw": "10.64.1.1" }],
+            });
+            expected["interfaces"][1]["mac"] = result["interfaces"][1]["mac"].clone();
+            assert_json(&masked(&result), &expected);
+        });
+    }
+
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn the_mtu_is_that_of_the_uplink() {
+        on_host(|host| {
+            let _world = harness::World::with_mtu(host, 1460);
+            let (pod, result) = host.pod(&conf::smallest());
+            for index in 0..3 {
+                assert_eq!(result["interfaces"][index]["mtu"], 1460, "{result:#}");
+            }
+            let mtus = |links: String| links.matches(" mtu 1460 ").count();
+            assert_eq!(
+                mtus(harness::sh(
+                    "ip -o link show type bridge; ip -o link show type veth"
+                )),
+                3
+            );
+            assert_eq!(mtus(pod.sh("ip -o link show eth0")), 1);
+        });
+    }
+
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn an_mtu_in_the_configuration_wins() {
+        on_host(|host| {
+            let _world = harness::World::around(host);
+            let conf = conf::with(&conf::smallest(), &json!({ "mtu": 1400 }));
+            let (pod, result) = host.pod(&conf);
+            assert_eq!(result["interfaces"][2]["mtu"], 1400);
+            assert!(pod.sh("ip -o link show eth0").contains(" mtu 1400 "));
+        });
+    }
+
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn a_default_route_that_is_asked_for_twice_is_made_once() {
+        on_host(|host| {
+            let routes = json!([{ "dst": "0.0.0.0/0" }, { "dst": "10.1.0.0/16" }]);
+            let conf = conf::with(&conf::smallest(), &json!({ "ipam": { "routes": routes } }));
+            let (pod, result) = host.pod(&conf);
+            assert_eq!(
+                result["routes"].as_array().map(Vec::len),
+                Some(2),
+                "{result:#}"
+            );
+            let routes = pod.sh("ip -4 route show proto boot; ip -4 route show proto static");
+            assert_eq!(
+                routes.matches("default via 10.64.1.1").count(),
+                1,
+                "{routes}"
+            );
+            assert_eq!(
+                routes.matches("10.1.0.0/16 via 10.64.1.1").count(),
+                1,
+                "{routes}"
+            );
+        });
+    }
+
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn the_link_of_a_pod_says_whose_it_is() {
+        on_host(|host| {
+            let pod = host.container();
+            let args = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0";
+            let request = host.request_for("ADD", &conf::smallest(), &pod);
+            let result = request.env("CNI_ARGS", args).run().result();
+            let link = result["interfaces"][1]["name"].as_str().expect("a name");
+            let alias = harness::sh(&format!("cat /sys/class/net/{link}/ifalias"));
+            assert_eq!(alias.trim(), "cni cbr0 pod1 eth0 10.64.1.2 default/web-0");
+        });
+    }
+}

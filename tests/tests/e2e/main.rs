@@ -1,0 +1,22 @@
+//! The end-to-end tests. `scripts/test` runs them; a bare `cargo test` leaves them out,
+//! because they need to make namespaces.
+//!
+//! Tests in modules named `ours` hold promises that only we make. All others express
+//! rules of the CNI specification or the behaviour that runtimes rely on; they pass
+//! against the Go plugins too, but for the list in `harness::reference`.
+
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test reports by panicking"
+)]
+
+mod add;
+mod args;
+mod cnitool;
+mod del;
+mod packets;
+mod parallel;
+mod protocol;
+mod undo;
