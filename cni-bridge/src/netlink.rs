@@ -15,12 +15,14 @@ const NLMSG_DONE: u16 = 3;
 const HEADER: usize = 16;
 /// A dump was interrupted by a change and may be incomplete.
 const NLM_F_DUMP_INTR: u16 = 0x10;
+/// The error has only the header of the request, not all of it.
+const NLM_F_CAPPED: u16 = 0x100;
 /// The error is followed by attributes.
 const NLM_F_ACK_TLVS: u16 = 0x200;
 const NLMSGERR_ATTR_MSG: u16 = 1;
-/// The kernel fills at most 32 KiB per message of a dump (`netlink_recvmsg()`), for a
-/// receiver that offers that much.
-const RECEIVE: usize = 32 * 1024;
+/// Room for one received message. The kernel puts no more of a dump into one than the
+/// receiver has shown to have room for (`netlink_dump()`).
+const RECEIVE: usize = 16 * 1024;
 
 /// When a request has been answered.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -147,19 +149,19 @@ impl Socket {
     /// Opens a socket of a netlink protocol (`NETLINK_ROUTE`, `NETLINK_NETFILTER`).
     pub(crate) fn open(protocol: isize) -> io::Result<Self> {
         let socket = netlink_sys::Socket::new(protocol)?;
-        // The kernel's reason in words, and errors without a copy of the request. Both are
-        // older than any kernel this runs on, and neither is worth a failure.
+        // The kernel's reason in words: a message without it is no failure.
         drop(socket.set_ext_ack(true));
-        drop(socket.set_cap_ack(true));
-        if protocol == netlink_sys::protocols::NETLINK_ROUTE {
-            // A dump of addresses can be asked for one link only with this.
-            drop(socket.set_netlink_get_strict_chk(true));
-        }
         Ok(Self {
             socket,
             sequence: 0,
             received: Vec::new(),
         })
+    }
+
+    /// Has the kernel take the filters of a dump seriously: addresses of one link, say.
+    pub(crate) fn filter_dumps(&self) {
+        // As old as the filters; without it there is more to read, which changes nothing.
+        drop(self.socket.set_netlink_get_strict_chk(true));
     }
 
     /// Sends all requests in one datagram and reads until the last one is answered.
@@ -310,7 +312,7 @@ fn record(outcomes: &mut [Result<(), Cause>], index: usize, message: &Message<'_
     if code < 0 {
         let explanation = (message.message_type == NLMSG_ERROR
             && message.flags & NLM_F_ACK_TLVS != 0)
-            .then(|| explanation(message.payload))
+            .then(|| explanation(message.payload, message.flags))
             .flatten();
         let errno = Errno::from_raw(-code);
         set(outcomes, index, Cause::Refused { errno, explanation });
@@ -318,9 +320,15 @@ fn record(outcomes: &mut [Result<(), Cause>], index: usize, message: &Message<'_
     code < 0
 }
 
-/// The kernel's own words (`NLMSGERR_ATTR_MSG`) behind the code and the request's header.
-fn explanation(payload: &[u8]) -> Option<String> {
-    let attributes = payload.get(4 + HEADER..)?;
+/// The kernel's own words (`NLMSGERR_ATTR_MSG`) behind the code and what it has of the request.
+fn explanation(payload: &[u8], flags: u16) -> Option<String> {
+    let request = match payload.get(4..)?.first_chunk::<4>() {
+        Some(length) if flags & NLM_F_CAPPED == 0 => {
+            usize::try_from(u32::from_ne_bytes(*length)).ok()?
+        }
+        _ => HEADER,
+    };
+    let attributes = payload.get(4 + request.next_multiple_of(4)..)?;
     let text = Attributes(attributes)
         .find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG)?
         .1;
@@ -384,24 +392,29 @@ impl<'a> Iterator for Attributes<'a> {
 mod tests {
     use super::*;
 
+    /// The kernel's "taken" for a request of `length` bytes, of which `kept` come back.
+    fn refusal(length: u32, kept: usize) -> Vec<u8> {
+        let mut payload = (-17_i32).to_ne_bytes().to_vec();
+        payload.extend(length.to_ne_bytes());
+        payload.resize(4 + kept, 0);
+        payload.extend([10, 0, 1, 0]);
+        payload.extend(b"taken\0\0\0");
+        payload
+    }
+
     #[test]
     fn an_error_carries_the_kernels_own_words() {
-        let mut payload = (-17_i32).to_ne_bytes().to_vec();
-        payload.extend([0; HEADER]);
-        payload.extend([9, 0, 1, 0]);
-        payload.extend(b"taken\0\0\0");
-        let message = Message {
-            message_type: NLMSG_ERROR,
-            flags: NLM_F_ACK_TLVS,
-            sequence: 1,
-            payload: &payload,
-        };
-        let mut outcomes = vec![Ok(())];
+        let whole = refusal(40, 40);
+        let capped = refusal(40, HEADER);
+        for (payload, flags) in [(whole, NLM_F_ACK_TLVS), (capped, NLM_F_ACK_TLVS | NLM_F_CAPPED)] {
+            let message = Message { message_type: NLMSG_ERROR, flags, sequence: 1, payload: &payload };
+            let mut outcomes = vec![Ok(())];
 
-        assert!(record(&mut outcomes, 0, &message));
+            assert!(record(&mut outcomes, 0, &message));
 
-        let cause = outcomes.pop().unwrap().unwrap_err();
-        assert_eq!(cause.to_string(), "EEXIST: File exists (taken)");
+            let cause = outcomes.pop().unwrap().unwrap_err();
+            assert_eq!(cause.to_string(), "EEXIST: File exists (taken)");
+        }
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub(crate) enum Pod {}
 #[derive(Debug)]
 pub(crate) struct Rtnl<N> {
     socket: Socket,
+    /// Dumps are answered by their filters.
+    filtered: bool,
     namespace: PhantomData<N>,
 }
 
@@ -129,6 +131,7 @@ impl<N> Rtnl<N> {
         let socket = Socket::open(netlink_sys::protocols::NETLINK_ROUTE)?;
         Ok(Self {
             socket,
+            filtered: false,
             namespace: PhantomData,
         })
     }
@@ -152,11 +155,13 @@ impl<N> Rtnl<N> {
         operation: String,
         message: LinkMessage,
     ) -> Result<Link<N>, Error> {
-        let request = change(
-            operation.clone(),
-            RouteNetlinkMessage::NewLink(message),
-            CREATE | NLM_F_ECHO,
-        );
+        // The echo is the answer; an acknowledgement after it would say nothing more.
+        let request = Request {
+            message: RouteNetlinkMessage::NewLink(message),
+            flags: CREATE | NLM_F_ECHO,
+            answer: Answer::One,
+            operation: operation.clone(),
+        };
         let mut created = None;
         self.socket.execute(vec![request], |reply| {
             if let Some(RouteNetlinkMessage::NewLink(message)) = parse(&reply) {
@@ -299,6 +304,10 @@ impl<N> Rtnl<N> {
         message: &RouteNetlinkMessage,
         mut on_message: impl FnMut(RouteNetlinkMessage),
     ) -> Result<(), Error> {
+        if !self.filtered {
+            self.socket.filter_dumps();
+            self.filtered = true;
+        }
         let mut attempt = 1;
         loop {
             let mut messages = Vec::new();

@@ -3,7 +3,12 @@
 //! They are read first and written only when they differ: a write can cost a wait for RTNL.
 //! The namespace is that of the calling thread.
 
-use std::{fmt, fs, io};
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read},
+    os::unix::fs::FileExt,
+};
 
 use cni_protocol::InterfaceName;
 
@@ -44,8 +49,8 @@ pub(crate) enum Error {
 
 /// What a switch stands at. `None` when the kernel has none of that name (no IPv6).
 pub(crate) fn read(sysctl: &Sysctl) -> Result<Option<String>, Error> {
-    match fs::read_to_string(path(sysctl)) {
-        Ok(value) => Ok(Some(value.trim().to_owned())),
+    match File::open(path(sysctl)).and_then(|mut file| value(&mut file)) {
+        Ok(value) => Ok(Some(value)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(Error::Read {
             sysctl: sysctl.clone(),
@@ -56,15 +61,31 @@ pub(crate) fn read(sysctl: &Sysctl) -> Result<Option<String>, Error> {
 
 /// Sees to it that a switch stands at `value`. Nothing to do when the kernel has none.
 pub(crate) fn ensure(sysctl: &Sysctl, value: &'static str) -> Result<(), Error> {
-    match read(sysctl)? {
-        None => Ok(()),
-        Some(found) if found == value => Ok(()),
-        Some(_other) => fs::write(path(sysctl), value).map_err(|source| Error::Write {
-            sysctl: sysctl.clone(),
-            value,
-            source,
-        }),
+    let failed = |source| Error::Write {
+        sysctl: sysctl.clone(),
+        value,
+        source,
+    };
+    let mut file = match File::options().read(true).write(true).open(path(sysctl)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // Where /proc/sys cannot be written, it may be right all the same.
+        Err(_) if read(sysctl)?.as_deref() == Some(value) => return Ok(()),
+        Err(source) => return Err(failed(source)),
+    };
+    if self::value(&mut file).map_err(failed)? == value {
+        return Ok(());
     }
+    // Away from the beginning the kernel ignores what is written (sysctl_writes_strict).
+    file.write_all_at(value.as_bytes(), 0).map_err(failed)
+}
+
+/// One read is all: a value is one number and a line's end.
+fn value(file: &mut File) -> io::Result<String> {
+    let mut buffer = [0; 32];
+    let length = file.read(&mut buffer)?;
+    let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
+    Ok(text.trim().to_owned())
 }
 
 /// The module `br_netfilter` is there: it brings switches of its own.

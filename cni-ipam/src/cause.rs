@@ -38,7 +38,7 @@ impl fmt::Display for Cause {
             io::ErrorKind::ReadOnlyFilesystem => "the file system is read-only",
             io::ErrorKind::NotADirectory => "a part of the path is no directory",
             io::ErrorKind::IsADirectory => "it is a directory",
-            io::ErrorKind::FilesystemLoop => "it is a symbolic link",
+            _ if self.0.raw_os_error() == Some(nix::libc::ELOOP) => "it is a symbolic link",
             io::ErrorKind::AlreadyExists => "it is there already",
             _ => return self.unusual(f),
         };
@@ -53,7 +53,7 @@ impl Cause {
                 let errno = nix::Error::from_raw(number);
                 write!(f, "the system says {errno:?} (error {number})")
             }
-            None => self.0.fmt(f),
+            None => write!(f, "{}", self.0),
         }
     }
 }

@@ -67,8 +67,8 @@ struct RuntimeConfig {
 #[serde(rename_all = "camelCase", default)]
 struct Section {
     // Read by the runtime, known here so that it is not listed as unknown.
-    #[expect(dead_code, reason = "a key that is known, but of no use here")]
-    r#type: Option<String>,
+    #[serde(rename = "type")]
+    _type: Option<String>,
     subnet: Option<String>,
     range_start: Option<String>,
     range_end: Option<String>,

@@ -1,6 +1,6 @@
 //! Giving an attachment its addresses: one of each set, all or none.
 
-use std::{fmt::Write, hash::Hasher, net::IpAddr};
+use std::{hash::Hasher, net::IpAddr};
 
 use cni_protocol::{Attachment, Code, Failure};
 use ipnet::IpNet;
@@ -93,28 +93,28 @@ enum Answer {
     Leased(Leased),
     /// The set of this number has no free address.
     Exhausted(usize),
-    /// The records of host-local have to be read first, without the lock.
+    /// What host-local keeps has to be taken over first.
     NeedsImport,
 }
 
 pub(crate) fn lease_in(store: &Store<'_>, wish: &Wish<'_>) -> Result<Leased, Error> {
-    let mut import = None;
+    let mut imported = false;
     let mut reclaimed = false;
     loop {
         let answer = store.transact(Absent::Create, |locked| {
             if !locked.is_imported() {
-                match &import {
-                    None => return Ok(Answer::NeedsImport),
-                    Some(import) => import::merge(locked, import)?,
+                if !imported {
+                    return Ok(Answer::NeedsImport);
                 }
+                locked.set_imported()?;
             }
             wish.grant(locked)
         })?;
         match answer {
             Some(Answer::Leased(leased)) => return Ok(leased),
             Some(Answer::NeedsImport) => {
-                let from = wish.config.data_dir().import_from();
-                import = Some(import::prepare(store, from)?);
+                import::import(store, wish.config.data_dir().import_from())?;
+                imported = true;
             }
             Some(Answer::Exhausted(_)) if !reclaimed => {
                 reclaimed = true;
@@ -288,8 +288,7 @@ fn pools(config: &Config) -> (u64, String) {
             let last = part.family.address(part.last);
             let subnet = set.range_of(first).map(|range| range.subnet().to_string());
             let subnet = subnet.unwrap_or_default();
-            // Writing to a string cannot fail.
-            drop(writeln!(text, "{n} {subnet} {first} {last}"));
+            text.push_str(&format!("{n} {subnet} {first} {last}\n"));
         }
     }
     let mut hasher = SipHasher13::new();
@@ -384,5 +383,224 @@ impl Error {
     /// Whether trying again later may help.
     pub fn is_temporary(&self) -> bool {
         self.code() == Code::TryAgain
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{NETNS, Node, attachment, config, texts};
+
+    const SMALL: &str = r#""subnet":"10.64.1.0/29""#;
+
+    #[test]
+    fn addresses_come_in_order_and_never_the_gateway() {
+        let node = Node::new(SMALL);
+        let got: Vec<String> = (2..7).map(|n| node.add(&format!("c{n}"))).collect();
+        assert_eq!(
+            got,
+            ["10.64.1.2", "10.64.1.3", "10.64.1.4", "10.64.1.5", "10.64.1.6"]
+        );
+    }
+
+    #[test]
+    fn a_lease_has_the_prefix_and_the_gateway_of_its_subnet() {
+        let node = Node::new(SMALL);
+        let leased = node.lease("c1").unwrap();
+        assert!(leased.fresh);
+        assert_eq!(
+            leased.leases,
+            [Lease {
+                address: "10.64.1.2/29".parse().unwrap(),
+                gateway: "10.64.1.1".parse().unwrap(),
+            }]
+        );
+    }
+
+    #[test]
+    fn a_retry_gets_what_it_has() {
+        let node = Node::new(SMALL);
+        node.add("c1");
+        node.add("c2");
+        let again = node.lease("c1").unwrap();
+        assert!(!again.fresh);
+        assert_eq!(texts(&again), "10.64.1.2");
+        assert_eq!(node.taken().len(), 2);
+    }
+
+    #[test]
+    fn the_address_that_was_free_longest_comes_next() {
+        let node = Node::new(SMALL);
+        for id in ["c2", "c3", "c4", "c5", "c6"] {
+            node.add(id);
+        }
+        for id in ["c4", "c2", "c6"] {
+            node.del(id);
+        }
+        let got: Vec<String> = ["d1", "d2", "d3"].map(|id| node.add(id)).into();
+        assert_eq!(got, ["10.64.1.4", "10.64.1.2", "10.64.1.6"]);
+    }
+
+    #[test]
+    fn one_pod_that_comes_and_goes_walks_through_the_whole_range() {
+        let node = Node::new(r#""subnet":"10.64.1.0/24""#);
+        let mut seen = std::collections::BTreeSet::new();
+        for n in 0..253 {
+            assert!(seen.insert(node.add(&format!("c{n}"))), "{n}");
+            node.del(&format!("c{n}"));
+        }
+        assert_eq!(node.add("again"), "10.64.1.2");
+    }
+
+    #[test]
+    fn a_full_range_says_what_it_is_full_of() {
+        let node = Node::new(SMALL);
+        for n in 2..7 {
+            let maker = if n == 2 {
+                Maker::Other
+            } else {
+                Maker::Bridge { host_netns: NETNS }
+            };
+            node.lease_by(&format!("c{n}"), maker).unwrap();
+        }
+        let error = node.lease("c7").unwrap_err();
+        let data = node.dir.path().join("data");
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "no IP addresses available in range set: 10.64.1.1-10.64.1.6 (5 used, 1 of them \
+                 by leases that end only with a DEL, GC or an operator's word, 0 quarantined); \
+                 see `cni-ipam list --network cbr0 --data-dir {0}`, then `cni-ipam repair \
+                 --network cbr0 --data-dir {0}`",
+                data.display()
+            )
+        );
+        assert_eq!(error.code(), Code::TryAgain);
+        assert_eq!(node.taken().len(), 5);
+        node.del("c4");
+        assert_eq!(node.add("c7"), "10.64.1.4");
+    }
+
+    #[test]
+    fn each_set_gives_one_address_or_none_does() {
+        let node = Node::new(
+            r#""ranges":[[{"subnet":"10.64.1.0/24"}],[{"subnet":"fd00::/126","rangeStart":"fd00::2"}]]"#,
+        );
+        assert_eq!(node.add("c1"), "10.64.1.2, fd00::2");
+        assert_eq!(node.add("c2"), "10.64.1.3, fd00::3");
+        let error = node.lease("c3").unwrap_err();
+        assert!(error.to_string().contains("range set: fd00::2-fd00::3"), "{error}");
+        assert_eq!(node.taken().len(), 4);
+        node.del("c1");
+        assert_eq!(node.taken(), ["10.64.1.3 c2 eth0", "fd00::3 c2 eth0"]);
+    }
+
+    #[test]
+    fn another_configuration_lets_old_addresses_go() {
+        let mut node = Node::new(r#""subnet":"10.64.1.0/24""#);
+        node.add("c1");
+        node.configure(r#""subnet":"10.64.2.0/24""#);
+        assert_eq!(node.add("c1"), "10.64.2.2");
+        assert_eq!(node.taken(), ["10.64.2.2 c1 eth0"]);
+    }
+
+    #[test]
+    fn a_range_that_grew_does_not_give_an_address_twice() {
+        let mut node = Node::new(r#""subnet":"10.64.1.0/25","rangeStart":"10.64.1.10""#);
+        assert_eq!(node.add("c1"), "10.64.1.10");
+        node.configure(r#""subnet":"10.64.0.0/16","rangeStart":"10.64.1.9""#);
+        assert_eq!(node.add("c2"), "10.64.1.9");
+        assert_eq!(node.add("c3"), "10.64.1.11");
+    }
+
+    fn requesting(node: &mut Node, address: &str) {
+        let data = node.dir.path().join("data");
+        node.config = crate::testing::parse_config(&format!(
+            r#"{{"cniVersion":"1.0.0","name":"cbr0","type":"x","ipam":{{"subnet":"10.64.1.0/24","dataDir":{data:?}}},"runtimeConfig":{{"ips":["{address}"]}}}}"#
+        ));
+    }
+
+    #[test]
+    fn a_requested_address_is_given_or_refused_by_name() {
+        let mut node = Node::new(SMALL);
+        requesting(&mut node, "10.64.1.77/8");
+        assert_eq!(node.add("c1"), "10.64.1.77");
+        assert_eq!(node.add("c1"), "10.64.1.77");
+
+        let error = node.lease("c2").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "requested IP address 10.64.1.77 is not available in range set \
+             10.64.1.1-10.64.1.254: container c1 eth0 has it"
+        );
+
+        requesting(&mut node, "10.64.1.78");
+        let error = node.lease("c1").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cbr0/c1/eth0 has 10.64.1.77 already and cannot get 10.64.1.78 instead: it has to \
+             be deleted first"
+        );
+        assert_eq!(error.code(), Code::InvalidConfig);
+        assert_eq!(node.taken(), ["10.64.1.77 c1 eth0"]);
+    }
+
+    #[test]
+    fn a_lease_that_stands_is_confirmed_without_the_lock() {
+        let node = Node::new(SMALL);
+        let leased = node.lease("c1").unwrap();
+        let held = std::fs::File::open(node.path()).unwrap();
+        held.lock().unwrap();
+        confirm_in(&node.store(), &attachment("c1"), &leased.leases).unwrap();
+    }
+
+    #[test]
+    fn a_lease_that_is_gone_is_not_confirmed() {
+        let node = Node::new(SMALL);
+        let leased = node.lease("c1").unwrap();
+        node.del("c1");
+        let error = confirm_in(&node.store(), &attachment("c1"), &leased.leases).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the lease of 10.64.1.2 for cbr0/c1/eth0 was taken back, try again"
+        );
+        assert!(error.is_temporary());
+        node.remove_store();
+        let error = confirm_in(&node.store(), &attachment("c1"), &leased.leases).unwrap_err();
+        assert!(error.is_temporary());
+        assert!(!node.path().exists());
+    }
+
+    #[test]
+    fn leases_of_another_boot_are_void() {
+        let mut node = Node::new(SMALL);
+        for n in 2..7 {
+            node.add(&format!("c{n}"));
+        }
+        for boot in 0..1000 {
+            node.boot = crate::store::boot::Boot::parse(&format!("{boot:08x}")).unwrap();
+            let got: std::collections::BTreeSet<String> =
+                (2..7).map(|n| node.add(&format!("b{boot}-{n}"))).collect();
+            assert_eq!(got.len(), 5);
+        }
+    }
+
+    #[test]
+    fn the_pools_are_written_for_the_tool() {
+        let mut node = Node::new(r#""subnet":"10.64.1.0/24","exclude":["10.64.1.9"]"#);
+        node.add("c1");
+        let pools = || std::fs::read_to_string(node.path().join("pools")).unwrap();
+        let lines: Vec<String> = pools().lines().skip(1).map(str::to_owned).collect();
+        assert_eq!(
+            lines,
+            [
+                "0 10.64.1.0/24 10.64.1.2 10.64.1.8",
+                "0 10.64.1.0/24 10.64.1.10 10.64.1.254"
+            ]
+        );
+        node.config = config(SMALL, &node.dir.path().join("data"));
+        node.add("c2");
+        let text = std::fs::read_to_string(node.path().join("pools")).unwrap();
+        assert!(text.ends_with("0 10.64.1.0/29 10.64.1.2 10.64.1.6\n"), "{text}");
     }
 }

@@ -20,6 +20,8 @@ mod reclaim;
 mod release;
 mod resolv;
 mod store;
+#[cfg(test)]
+mod testing;
 
 pub use cause::Cause;
 pub use check::{check, status};

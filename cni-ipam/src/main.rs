@@ -1,1 +1,13 @@
-fn main() {}
+//! `cni-ipam`: hands out addresses of the node's own CIDR, and shows an operator which.
+//!
+//! Run by a runtime or a main plugin, with `CNI_COMMAND` in the environment, it is a CNI IPAM
+//! plugin: [`plugin`]. Run by a person, with a subcommand, it is the operator's tool.
+
+mod netns;
+mod plugin;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cni_protocol::run(&plugin::Ipam)
+}

@@ -74,7 +74,7 @@ mod tests {
         assert_eq!(name.as_str(), GOLDEN_LONG);
     }
 
-    const GOLDEN_SHORT: &str = "veth?";
+    const GOLDEN_SHORT: &str = "veth312e3498a7e";
     const GOLDEN_LONG: &str = "veth?";
 
     #[test]

@@ -155,6 +155,11 @@ impl RangeSet {
         &self.ranges
     }
 
+    /// Whether an address lies in one of the ranges, be it one that is never given.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.range_of(address).is_some()
+    }
+
     /// The addresses that may be handed out.
     pub(crate) fn usable(&self) -> &[Interval] {
         &self.usable

@@ -35,18 +35,24 @@ pub(crate) fn release_in(
         interface: NO_INTERFACE.to_owned(),
         ..owner.clone()
     };
-    let imported = store.transact(Absent::Leave, |locked| {
-        for owner in [&owner, &unnamed] {
-            for held in locked.held_by(owner)? {
-                locked.free(&held, Some(owner))?;
+    let release_here = || {
+        store.transact(Absent::Leave, |locked| {
+            for owner in [&owner, &unnamed] {
+                for held in locked.held_by(owner)? {
+                    locked.free(&held, Some(owner))?;
+                }
             }
-        }
-        Ok(locked.is_imported())
-    })?;
-    match (imported, data_dir.import_from()) {
+            Ok(locked.is_imported())
+        })
+    };
+    match (release_here()?, data_dir.import_from()) {
         (Some(true), _) | (_, None) => Ok(()),
-        // Nothing was taken over yet: the record is where host-local put it.
-        (_, Some(from)) => import::release_there(store, from, attachment),
+        (_, Some(from)) => {
+            // Nothing was taken over yet: the record is where host-local put it. Or it is
+            // here by now, when somebody took it over at the same time.
+            import::release_there(store, from, attachment)?;
+            release_here().map(drop)
+        }
     }
 }
 

@@ -27,6 +27,14 @@ pub(crate) mod lock;
 mod locked;
 mod rebuild;
 pub(crate) mod snapshot;
+#[cfg(test)]
+mod crowd;
+#[cfg(test)]
+mod damage;
+#[cfg(test)]
+mod death;
+#[cfg(test)]
+mod speed;
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -181,10 +189,13 @@ impl<'a> Store<'a> {
                     continue;
                 }
             };
-            let done = work(&mut locked).and_then(|done| {
-                locked.commit()?;
-                Ok(done)
-            });
+            let done = match work(&mut locked) {
+                Ok(done) => locked.commit().map(|()| done),
+                Err(fault) => {
+                    locked.abandon();
+                    Err(fault)
+                }
+            };
             match done {
                 Ok(done) => {
                     let unsynced = locked.unlock();

@@ -65,7 +65,8 @@ impl Chain {
 fn with_previous(plugin: &Value, result: &Value) -> Value {
     let mut plugin = plugin.clone();
     if !result.is_null() {
-        plugin["prevResult"] = result.clone();
+        let members = plugin.as_object_mut().unwrap();
+        members.insert("prevResult".to_owned(), result.clone());
     }
     plugin
 }

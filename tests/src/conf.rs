@@ -63,9 +63,9 @@ pub fn mapped(conf: &Value) -> Value {
 
 /// The configuration with some keys changed: objects are merged, `null` removes a key.
 pub fn with(conf: &Value, changes: &Value) -> Value {
-    let mut changed = conf.clone();
-    merge(&mut changed, changes);
-    changed
+    let mut merged = conf.clone();
+    merge(&mut merged, changes);
+    merged
 }
 
 fn merge(target: &mut Value, changes: &Value) {

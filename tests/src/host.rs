@@ -69,7 +69,7 @@ pub fn cannot_run(name: &str, reason: &str) {
 }
 
 /// Cargo names the threads of tests, but with --test-threads=1 there is only the main one:
-/// then it is "add::taken_name" from "e2e::add::taken_name::{{closure}}".
+/// then it is `add::taken_name` from `e2e::add::taken_name::{{closure}}`.
 fn test_name(thread: Option<&str>, closure: &str) -> String {
     match thread {
         None | Some("main") => {

@@ -123,7 +123,7 @@ pub fn ask(from: &Netns, target: &str) -> io::Result<IpAddr> {
                 Err(error) if started.elapsed() >= PATIENCE => return Err(error),
                 // "Connection refused" comes at once: no reason to hurry with the next.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    thread::sleep(POLL)
+                    thread::sleep(POLL);
                 }
                 Err(_) => {}
             }
@@ -219,5 +219,5 @@ fn any(like: SocketAddr) -> IpAddr {
 fn parsed(answer: &[u8]) -> io::Result<IpAddr> {
     let text = String::from_utf8_lossy(answer);
     text.parse()
-        .map_err(|_| io::Error::other(format!("odd answer {text:?}")))
+        .map_err(|error| io::Error::other(format!("odd answer {text:?}: {error}")))
 }

@@ -112,7 +112,7 @@ impl Request {
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
     }
 
-    /// The CNI_PATH of the tests: the plugins under test, then those of the Go project.
+    /// The `CNI_PATH` of the tests: the plugins under test, then those of the Go project.
     pub fn search_path() -> OsString {
         env::join_paths([plugins_dir(), shell::tools_dir()]).unwrap()
     }
@@ -157,7 +157,7 @@ impl Request {
     /// Starts with another executable, for example a symbolic link to the plugin.
     #[must_use]
     pub fn executable(mut self, path: &Path) -> Self {
-        self.executable = path.to_owned();
+        path.clone_into(&mut self.executable);
         self
     }
 
@@ -235,6 +235,11 @@ impl Running {
         Pid::from_raw(self.child.id().cast_signed())
     }
 
+    /// Kills it, as a runtime does that waits no longer.
+    pub fn kill(&self) {
+        signal::kill(self.pid(), Signal::SIGKILL).unwrap();
+    }
+
     /// Waits for its end.
     pub fn wait(self) -> Answer {
         let pid = self.pid();
@@ -244,7 +249,7 @@ impl Running {
             signal::kill(pid, Signal::SIGKILL).ok();
             panic!("{} is not finished after {DEADLINE:?}", self.call);
         };
-        Answer::new(self.call, output.unwrap())
+        Answer::new(self.call, &output.unwrap())
     }
 }
 
@@ -273,7 +278,7 @@ pub struct Refusal {
 }
 
 impl Answer {
-    fn new(call: String, output: Output) -> Self {
+    fn new(call: String, output: &Output) -> Self {
         let status = output.status.code();
         let status = status.unwrap_or_else(|| -output.status.signal().unwrap_or_default());
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -130,18 +130,18 @@ fn link_line(link: &Value) -> String {
     let info = |pointer: &str| link.pointer(pointer).cloned().unwrap_or_default();
     let kind = info("/linkinfo/info_kind");
     let name = text(link, "ifname");
-    let mut line = format!(
+    let mut shown = format!(
         "link {name} {} {}",
         kind.as_str().unwrap_or("-"),
         text(link, "address")
     );
-    write!(line, " mtu {}", info("/mtu")).unwrap();
+    write!(shown, " mtu {}", info("/mtu")).unwrap();
     for flag in ["UP", "PROMISC", "ALLMULTI"] {
         if info("/flags")
             .as_array()
             .is_some_and(|flags| flags.iter().any(|f| f == flag))
         {
-            write!(line, " {flag}").unwrap();
+            write!(shown, " {flag}").unwrap();
         }
     }
     for (label, pointer) in [
@@ -155,7 +155,7 @@ fn link_line(link: &Value) -> String {
     ] {
         if let Some(value) = link.pointer(pointer) {
             write!(
-                line,
+                shown,
                 " {label} {}",
                 value.to_string().replace("\\u0000", "")
             )
@@ -163,9 +163,9 @@ fn link_line(link: &Value) -> String {
         }
     }
     if ["tbf", "htb", "fq_codel"].contains(&text(link, "qdisc")) {
-        write!(line, " qdisc {}", text(link, "qdisc")).unwrap();
+        write!(shown, " qdisc {}", text(link, "qdisc")).unwrap();
     }
-    line
+    shown
 }
 
 fn addresses(link: &Value) -> Vec<String> {
@@ -218,12 +218,12 @@ fn link_sysctls(link: &str) -> String {
         ("ipv6", "autoconf"),
         ("ipv6", "disable_ipv6"),
     ];
-    let mut line = format!("sysctl {link}:");
+    let mut shown = format!("sysctl {link}:");
     for (family, key) in keys {
         let value = fs::read_to_string(format!("/proc/sys/net/{family}/conf/{link}/{key}"));
-        write!(line, " {key} {}", value.as_deref().unwrap_or("-").trim()).unwrap();
+        write!(shown, " {key} {}", value.as_deref().unwrap_or("-").trim()).unwrap();
     }
-    line
+    shown
 }
 
 fn sysctls(keys: &[&str]) -> Vec<String> {
@@ -270,8 +270,9 @@ fn files(dir: &Path, lines: &mut Vec<String>) {
 
 fn file(path: &Path, lines: &mut Vec<String>) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let bookkeeping = ["lock", "index"].contains(&&*name) || name.starts_with("last_reserved_ip");
-    if bookkeeping {
+    // What a store notes about itself: it binds no address.
+    let notes = ["lock", "index", "pools"];
+    if notes.contains(&&*name) || name.starts_with("last_reserved_ip") {
         return Ok(());
     }
     let bytes = fs::read(path)?;
@@ -286,12 +287,22 @@ fn file(path: &Path, lines: &mut Vec<String>) -> io::Result<()> {
     Ok(())
 }
 
-/// A line of the store that is in use, without what changes from run to run.
+/// A line of the store that is in use: state, address, container, interface, maker and pod.
+/// Between maker and pod stand namespace, boot, time and sequence, at the end a checksum:
+/// those change from run to run.
 fn lease(line: &[u8]) -> Option<String> {
     let line = String::from_utf8_lossy(line);
     let words: Vec<&str> = line.split_whitespace().collect();
-    let used = words.get(1) == Some(&"used");
-    used.then(|| words.join(" "))
+    let (facts, rest) = words.split_at_checked(5)?;
+    let pod = rest.get(4).filter(|_| rest.len() > 5);
+    (facts.first() != Some(&"F")).then(|| {
+        facts
+            .iter()
+            .chain(pod)
+            .copied()
+            .collect::<Vec<_>>()
+            .join(" ")
+    })
 }
 
 /// The lines that differ, in the order of the texts.
@@ -355,6 +366,19 @@ mod tests {
     fn a_difference_shows_only_the_lines_that_differ() {
         let text = difference("a\nb\nc\nd", "a\nc\nx\nd\ny");
         assert_eq!(text, "- b\n+ x\n+ y\n");
+    }
+
+    #[test]
+    fn a_lease_is_shown_without_what_changes_from_run_to_run() {
+        let line = b"A 10.64.1.2 pod1 eth0 b 4026 7f 1763 42 default/web-0 9a8b7c6d\n";
+        assert_eq!(
+            lease(line).as_deref(),
+            Some("A 10.64.1.2 pod1 eth0 b default/web-0")
+        );
+        assert_eq!(
+            lease(b"F 10.64.1.2 pod1 eth0 b 4026 7f 1763 42 - 9a8b7c6d\n"),
+            None
+        );
     }
 
     #[test]

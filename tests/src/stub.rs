@@ -29,7 +29,7 @@ impl Stub {
         }
     }
 
-    /// The call with this plugin in its CNI_PATH.
+    /// The call with this plugin in its `CNI_PATH`.
     pub fn in_path_of(&self, request: Request) -> Request {
         let dirs = [
             self.dir.path().to_owned(),
@@ -56,6 +56,12 @@ impl Stub {
     /// The environment of a call with this verb, one variable a line.
     pub fn env_of(&self, verb: &str) -> String {
         String::from_utf8_lossy(&self.record(verb, "env")).into_owned()
+    }
+
+    /// The process of a call with this verb.
+    pub fn pid_of(&self, verb: &str) -> u32 {
+        let text = String::from_utf8_lossy(&self.record(verb, "pid")).into_owned();
+        text.trim().parse().unwrap()
     }
 
     fn record(&self, verb: &str, what: &str) -> Vec<u8> {

@@ -7,8 +7,8 @@
 //!                                           192.168.2.7, fd00:64:2::7
 //! ```
 //!
-//! The router knows the way to the node's pods (10.64.1.0/24, 192.168.1.0/24,
-//! fd00:64:1::/64, 2001:db8:64:1::/64).
+//! The router knows the way to the node's pods: `10.64.1.0/24`, `192.168.1.0/24`,
+//! `fd00:64:1::/64`, `2001:db8:64:1::/64`.
 
 use crate::{Host, Netns};
 

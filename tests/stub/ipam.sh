@@ -1,11 +1,13 @@
 #!/bin/sh
-# An IPAM plugin for tests. It notes each call in $STUB_DIR (calls, VERB.stdin, VERB.env)
+# An IPAM plugin for tests. It notes each call in $STUB_DIR (calls, and of each
+# verb its .stdin, .env and .pid)
 # and answers an ADD as $STUB_BEHAVIOUR says. All other verbs succeed, unless the
 # behaviour is "VERB-fails".
 
-echo "$CNI_COMMAND" >>"$STUB_DIR/calls"
 cat >"$STUB_DIR/$CNI_COMMAND.stdin"
 env >"$STUB_DIR/$CNI_COMMAND.env"
+echo $$ >"$STUB_DIR/$CNI_COMMAND.pid"
+echo "$CNI_COMMAND" >>"$STUB_DIR/calls"
 echo "stub: $CNI_COMMAND" >&2
 
 if [ "$STUB_BEHAVIOUR" = "$CNI_COMMAND-fails" ]; then

@@ -34,7 +34,6 @@ pub(crate) enum Reading {
 
 #[derive(Debug)]
 pub(crate) struct Block {
-    id: BlockId,
     file: File,
 }
 
@@ -45,25 +44,20 @@ impl Block {
             return Ok(None);
         };
         let whole = file.metadata()?.len() >= SIZE as u64;
-        Ok(whole.then_some(Self { id, file }))
+        Ok(whole.then_some(Self { file }))
     }
 
     /// Opens the block of an address only to look at it, without the lock. `None` when it is
     /// not there.
     pub(crate) fn open_to_read(dir: &Dir, address: IpAddr) -> io::Result<Option<Self>> {
-        let id = BlockId::of(address);
-        let file = dir.open_to_read(&file_name(id))?;
-        Ok(file.map(|file| Self { id, file }))
+        let file = dir.open_to_read(&file_name(BlockId::of(address)))?;
+        Ok(file.map(|file| Self { file }))
     }
 
     /// Makes a block with these lines, in place of a damaged one if there is any.
     pub(crate) fn create(dir: &Dir, id: BlockId, content: &[u8]) -> io::Result<Self> {
         let file = dir.write_whole(&file_name(id), content)?;
-        Ok(Self { id, file })
-    }
-
-    pub(crate) fn id(&self) -> BlockId {
-        self.id
+        Ok(Self { file })
     }
 
     pub(crate) fn into_file(self) -> File {

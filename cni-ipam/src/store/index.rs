@@ -48,7 +48,8 @@ pub(crate) struct Index {
     /// Ascending; `parts` has the same order.
     blocks: Vec<Summary>,
     parts: Vec<Part>,
-    blocks_changed: bool,
+    /// A block was added, so that entries have moved.
+    blocks_moved: bool,
     begun: bool,
 }
 
@@ -120,7 +121,7 @@ impl Index {
             header,
             blocks: Vec::new(),
             parts: Vec::new(),
-            blocks_changed: false,
+            blocks_moved: false,
             begun: false,
         };
         if !index.read_blocks()? {
@@ -159,7 +160,7 @@ impl Index {
             header,
             blocks: Vec::with_capacity(content.blocks.len()),
             parts: Vec::with_capacity(content.blocks.len()),
-            blocks_changed: true,
+            blocks_moved: true,
             begun: false,
         };
         for block in &content.blocks {
@@ -213,13 +214,13 @@ impl Index {
 
     /// Writes all changes but the header. After [`Self::begin`], before the lines.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
-        if self.blocks_changed {
+        if self.blocks_moved {
             let entries = self.blocks.iter().zip(&self.parts);
             let bytes: Vec<u8> = entries
                 .flat_map(|(summary, part)| header::entry_to_bytes(summary, *part))
                 .collect();
             self.pages.put(self.header.blocks_at, &bytes)?;
-            self.blocks_changed = false;
+            self.blocks_moved = false;
         }
         self.pages.flush(self.header.end)
     }
@@ -303,7 +304,7 @@ impl Index {
             self.header.blocks_room = self.header.blocks * 2;
             self.header.blocks_at = self.header.allot(u64::from(self.header.blocks_room) * ENTRY);
         }
-        self.blocks_changed = true;
+        self.blocks_moved = true;
         Ok(())
     }
 
@@ -319,10 +320,15 @@ impl Index {
             *entry = since;
         }
         let least = slots.iter().copied().min().unwrap_or(TAKEN);
-        if let (Some(part), Some(block)) = (self.parts.get(n), self.blocks.get_mut(n)) {
-            self.pages.put(part.slots_at + slot as u64 * 8, &since.to_le_bytes())?;
-            self.blocks_changed |= block.longest_free != least;
+        let (Some(part), Some(block)) = (self.parts.get(n), self.blocks.get_mut(n)) else {
+            return Err(contradiction());
+        };
+        let at = part.slots_at + slot as u64 * 8;
+        self.pages.put(at, &since.to_le_bytes())?;
+        if block.longest_free != least {
             block.longest_free = least;
+            let at = self.header.blocks_at + n as u64 * ENTRY;
+            self.pages.put(at, &header::entry_to_bytes(block, *part))?;
         }
         Ok(())
     }

@@ -235,6 +235,14 @@ impl Locked {
         Ok(())
     }
 
+    /// Leaves the store as it is: nothing that was staged is written.
+    pub(super) fn abandon(&mut self) {
+        if self.index.is_begun() {
+            // If this fails, the index stays dirty and is built anew.
+            drop(self.index.cancel());
+        }
+    }
+
     /// Frees what was written of a change that is not complete, as far as that works.
     fn take_back(&mut self, written: &[Line]) {
         for line in written.iter().filter(|line| line.state == State::Active) {
@@ -286,16 +294,7 @@ impl Locked {
             // Somebody put it there: its lines count.
             return Err(Fault::Contradiction);
         }
-        let block = match Block::create(&self.dir, id, &block::unused(id)) {
-            Ok(block) => block,
-            Err(error) => {
-                if self.staged.is_empty() {
-                    // Nothing was changed, so that nothing has to be built anew.
-                    drop(self.index.cancel());
-                }
-                return Err(error.into());
-            }
-        };
+        let block = Block::create(&self.dir, id, &block::unused(id))?;
         self.blocks.insert(id, block);
         self.grown = true;
         self.index.add_block(&BlockContent {

@@ -1,10 +1,10 @@
-//! What the runtime asks for beyond the configuration: CNI_ARGS, `args` and
+//! What the runtime asks for beyond the configuration: `CNI_ARGS`, `args` and
 //! `runtimeConfig`.
 
 use harness::{Answer, Host, conf, on_host};
 use serde_json::{Value, json};
 
-/// ADD of a new container with this CNI_ARGS and these changes of the configuration.
+/// ADD of a new container with this `CNI_ARGS` and these changes of the configuration.
 fn add(host: &Host, args: &str, changes: &Value) -> Answer {
     let conf = conf::with(&conf::ipv4(), changes);
     let pod = host.container();

@@ -61,10 +61,10 @@ fn the_namespace_is_a_process_that_is_gone() {
     });
 }
 
-/// The kernel deletes the links of a dead namespace some time later.
+/// The kernel deletes the links of a dead namespace some time later. One neighbour stays.
 fn wait_until_links_are_gone() {
     for _ in 0..400 {
-        let ports = harness::sh("ip -o link show type veth");
+        let ports = harness::sh("ip -o link show master cbr0");
         if ports.lines().count() == 1 {
             return;
         }
@@ -139,6 +139,7 @@ mod ours {
     fn the_path_is_a_plain_file() {
         frees_the_address(|pod| {
             pod.die();
+            wait_until_links_are_gone();
             fs::write("/run/file", "").expect("a file");
             pod.path = "/run/file".into();
         });
@@ -197,6 +198,7 @@ mod ours {
             let before = host.state();
             let (mut pod, _) = host.pod(&conf);
             pod.die();
+            wait_until_links_are_gone();
             pod.path = host.netns.path();
             for _ in 0..3 {
                 host.del(&conf, &pod).done();

@@ -14,9 +14,14 @@
 
 mod add;
 mod args;
+mod check;
 mod cnitool;
 mod del;
+mod delegate;
+mod gc;
+mod interop;
 mod packets;
 mod parallel;
 mod protocol;
+mod status;
 mod undo;

@@ -235,8 +235,9 @@ mod ours {
             let rules = host.state().only(&["nft"]);
             let pods: Vec<_> = (0..5).map(|_| host.pod(&conf::smallest())).collect();
             host.state().only(&["nft"]).assert_same(&rules);
-            pods.iter()
-                .for_each(|(pod, _)| host.del(&conf::smallest(), pod).done());
+            for (pod, _) in &pods {
+                host.del(&conf::smallest(), pod).done();
+            }
             host.state().only(&["nft"]).assert_same(&rules);
         });
     }
@@ -247,12 +248,12 @@ mod ours {
         harness::sh(&format!(
             "nft -f - <<'END'
 table ip service {{
-    chain dnat {{
+    chain before {{
         type nat hook prerouting priority dstnat
         ip daddr 10.96.0.1 udp dport 80 dnat to {pod}:7
         ip daddr 10.96.0.1 tcp dport 80 dnat to {pod}:7
     }}
-    chain snat {{
+    chain after {{
         type nat hook postrouting priority srcnat - 1
         ip saddr {pod} ip daddr {pod} masquerade
     }}

@@ -91,7 +91,9 @@ mod ours {
             let macs = bridge_macs(|| {
                 let pods = add_all(host, 40);
                 let conf = conf::dual_stack();
-                pods.iter().for_each(|(pod, _)| host.del(&conf, pod).done());
+                for (pod, _) in &pods {
+                    host.del(&conf, pod).done();
+                }
             });
             assert_eq!(macs, BTreeSet::from(["0a:58:0a:40:01:01\n".to_owned()]));
         });

@@ -1,0 +1,352 @@
+//! Taking over what host-local keeps: a directory with one file an address.
+//!
+//! It happens once, before the first lease, under host-local's own lock. Then host-local's
+//! directory is moved aside, to `<network>.imported-by-cni-ipam`, and a file with a note
+//! stands in its place: a host-local that still runs with an old configuration fails there
+//! instead of handing out addresses a second time. To go back, an operator removes the file
+//! and moves the directory back; the note says so.
+//!
+//! Where our store is in host-local's very directory (an old `dataDir`), its files are moved
+//! out of it, and a directory stands in the place of its lock, which stops it as well.
+//!
+//! The order is: our lines, then the move, then the mark in our index. Whoever dies between
+//! is followed by one who begins again and finds the same.
+
+use std::{
+    fs::{self, File, Metadata},
+    io::{self, ErrorKind, Write},
+    net::IpAddr,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use cni_protocol::{Attachment, ContainerId, InterfaceName};
+use nix::fcntl::{self, AT_FDCWD, RenameFlags};
+
+use crate::{
+    error::Error,
+    names,
+    store::{
+        Absent, Fault, Locked, Store,
+        block::Reading,
+        boot::booted_at,
+        line::{Line, Made, NO_INTERFACE, Owner, State},
+        lock::{self, NotLocked},
+    },
+};
+
+/// What host-local locks, in the directory of a network.
+const LOCK: &str = "lock";
+/// Where host-local remembers the last address of a set.
+const LAST_RESERVED: &str = "last_reserved_ip.";
+/// What is added to the name of a directory that was taken over.
+const ASIDE: &str = ".imported-by-cni-ipam";
+
+/// A directory of host-local under its lock.
+struct Source {
+    path: PathBuf,
+    /// Our own store is in the same directory.
+    in_place: bool,
+    /// Held as long as this lives.
+    _lock: File,
+}
+
+/// A file of host-local.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Record {
+    path: PathBuf,
+    address: IpAddr,
+    owner: Owner,
+    /// When it was written, in seconds since 1970.
+    time: u64,
+}
+
+/// Takes over what is there, and moves it aside. Does nothing when nothing is there.
+pub(crate) fn import(store: &Store<'_>, from: Option<&Path>) -> Result<(), Error> {
+    for source in sources(store, from)? {
+        let failed = |error| Error::io("take over", &source.path, error);
+        let records = source.records().map_err(failed)?;
+        store.transact(Absent::Create, |locked| merge(locked, &records))?;
+        cni_protocol::log(&format_args!(
+            "took over {} addresses from {}",
+            records.len(),
+            source.path.display()
+        ));
+        source.set_aside(store).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Removes an attachment's records where host-local put them, as its own DEL does.
+pub(crate) fn release_there(
+    store: &Store<'_>,
+    from: &Path,
+    attachment: &Attachment,
+) -> Result<(), Error> {
+    let key = names::id_key(&attachment.container_id);
+    for source in sources(store, Some(from))? {
+        let failed = |error| Error::io("release in", &source.path, error);
+        for record in source.records().map_err(failed)? {
+            let interface = &record.owner.interface;
+            let names_it = interface == attachment.interface.as_str() || interface == NO_INTERFACE;
+            if record.owner.key == key && names_it {
+                remove(&record.path).map_err(failed)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The directories of host-local that there are for a network, each under its lock.
+fn sources(store: &Store<'_>, from: Option<&Path>) -> Result<Vec<Source>, Error> {
+    let elsewhere = from.map(|from| from.join(store.network.as_str()));
+    let mut sources = Vec::new();
+    for path in [Some(store.path.clone()), elsewhere].into_iter().flatten() {
+        let in_place = is_same(&path, &store.path);
+        let is_known = sources.iter().any(|known: &Source| is_same(&path, &known.path));
+        let failed = |error| Error::io("read", &path, error);
+        if !is_known && is_host_locals(&path).map_err(failed)? {
+            sources.extend(lock_source(path, in_place, store)?);
+        }
+    }
+    Ok(sources)
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    let id = |metadata: Metadata| (metadata.dev(), metadata.ino());
+    match (fs::metadata(one), fs::metadata(other)) {
+        (Ok(one), Ok(other)) => id(one) == id(other),
+        _ => one == other,
+    }
+}
+
+/// Whether a path is a directory in which host-local has, or had, records.
+fn is_host_locals(path: &Path) -> io::Result<bool> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if is_absence(&error) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let is_ours = entry.file_name().to_str().is_some_and(is_host_locals_file);
+        // The directory that we put in the place of its lock is not its file.
+        if is_ours && entry.file_type()?.is_file() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn is_host_locals_file(name: &str) -> bool {
+    name == LOCK || name.starts_with(LAST_RESERVED) || name.parse::<IpAddr>().is_ok()
+}
+
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+/// Takes host-local's lock. `None` when the directory was moved aside while we waited.
+fn lock_source(
+    path: PathBuf,
+    in_place: bool,
+    store: &Store<'_>,
+) -> Result<Option<Source>, Error> {
+    let name = path.join(LOCK);
+    let failed = |operation, error| Error::io(operation, &name, error);
+    let opened = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&name);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if is_absence(&error) || error.kind() == ErrorKind::IsADirectory => {
+            return Ok(None);
+        }
+        Err(error) => return Err(failed("open", error)),
+    };
+    match lock::take(&file, store.patience) {
+        Ok(()) => {}
+        Err(NotLocked::Failed(error)) => return Err(failed("lock", error)),
+        Err(NotLocked::Held) => {
+            return Err(Error::Busy {
+                holder: lock::holder(&file),
+                path: name,
+                waited: store.patience,
+            });
+        }
+    }
+    let there = fs::symlink_metadata(&name);
+    let ours = file.metadata().map_err(|error| failed("read", error))?;
+    let is_current = there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()));
+    Ok(is_current.then_some(Source {
+        path,
+        in_place,
+        _lock: file,
+    }))
+}
+
+impl Source {
+    /// The records of this boot. Those of an earlier one are of pods that are dead.
+    fn records(&self) -> io::Result<Vec<Record>> {
+        let booted = booted_at().unwrap_or(0);
+        let mut records = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(address) = name.to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            let written = entry.metadata()?.mtime();
+            let time = u64::try_from(written).unwrap_or(0);
+            if !entry.file_type()?.is_file() || time < booted {
+                continue;
+            }
+            let path = entry.path();
+            match parse(&fs::read(&path)?) {
+                Some(owner) => records.push(Record {
+                    path,
+                    address,
+                    owner,
+                    time,
+                }),
+                None => cni_protocol::log(&format_args!(
+                    "{} names no container: it is not taken over",
+                    path.display()
+                )),
+            }
+        }
+        records.sort_unstable_by_key(|record| record.address);
+        Ok(records)
+    }
+
+    /// Moves what was taken over aside, so that host-local does not go on with it.
+    fn set_aside(&self, store: &Store<'_>) -> io::Result<()> {
+        let aside = free_name(&self.path)?;
+        let note = note(&self.path, &aside, store);
+        if !self.in_place {
+            let mut file = File::options().write(true).create_new(true).open(&aside)?;
+            file.write_all(note.as_bytes())?;
+            return swap(&aside, &self.path);
+        }
+        fs::create_dir(&aside)?;
+        fs::create_dir(aside.join(LOCK))?;
+        fs::write(aside.join(LOCK).join("README"), note)?;
+        swap(&aside.join(LOCK), &self.path.join(LOCK))?;
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name.to_str().is_some_and(is_host_locals_file) && entry.file_type()?.is_file() {
+                fs::rename(entry.path(), aside.join(name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Exchanges two names at once, or one after the other where the file system cannot.
+fn swap(new: &Path, old: &Path) -> io::Result<()> {
+    let exchanged =
+        fcntl::renameat2(AT_FDCWD, new, AT_FDCWD, old, RenameFlags::RENAME_EXCHANGE);
+    match exchanged {
+        Err(nix::Error::EINVAL | nix::Error::ENOSYS) => {
+            let between = new.with_extension("swap");
+            fs::rename(new, &between)?;
+            fs::rename(old, new)?;
+            fs::rename(&between, old)
+        }
+        other => Ok(other?),
+    }
+}
+
+/// A name beside the directory that is not in use yet.
+fn free_name(path: &Path) -> io::Result<PathBuf> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ASIDE);
+    let first = PathBuf::from(&name);
+    let mut candidate = first.clone();
+    for n in 2.. {
+        match fs::symlink_metadata(&candidate) {
+            Err(error) if error.kind() == ErrorKind::NotFound => break,
+            Err(error) => return Err(error),
+            Ok(_) => {
+                let mut numbered = name.clone();
+                numbered.push(format!(".{n}"));
+                candidate = numbered.into();
+            }
+        }
+    }
+    Ok(candidate)
+}
+
+fn note(path: &Path, aside: &Path, store: &Store<'_>) -> String {
+    format!(
+        "The leases of network {network} are kept by cni-ipam, in {store}.\n\
+         What host-local kept was taken over, and is in {aside}.\n\
+         \n\
+         This stands here so that host-local does not hand out addresses a second time.\n\
+         To go back to host-local: drain the node, remove {path} and rename\n\
+         {aside} to {path}.\n",
+        network = store.network,
+        store = store.path.display(),
+        aside = aside.display(),
+        path = path.display(),
+    )
+}
+
+/// The owner in a file of host-local: the container id, and after a line break the
+/// interface, which old releases did not write.
+fn parse(content: &[u8]) -> Option<Owner> {
+    let text = str::from_utf8(content).ok()?;
+    let mut lines = text.lines().map(str::trim);
+    let id = ContainerId::try_from(lines.next()?.to_owned()).ok()?;
+    let interface: Option<InterfaceName> = lines.next().and_then(|name| name.parse().ok());
+    Some(Owner {
+        key: names::id_key(&id),
+        interface: interface.map_or_else(|| NO_INTERFACE.to_owned(), |name| name.to_string()),
+    })
+}
+
+/// Takes the records over. Does nothing for those that are here already.
+fn merge(locked: &mut Locked, records: &[Record]) -> Result<(), Fault> {
+    let boot = locked.boot();
+    for record in records {
+        if let Some(Reading::Line(line)) = locked.find(record.address)?
+            && line.is_taken(boot)
+        {
+            if line.owner.as_ref() != Some(&record.owner) {
+                cni_protocol::log(&format_args!(
+                    "{} is not taken over: {} has another owner here",
+                    record.path.display(),
+                    record.address
+                ));
+            }
+            continue;
+        }
+        if !locked.is_free(record.address)? {
+            continue;
+        }
+        let sequence = locked.next_sequence()?;
+        locked.grant(Line {
+            state: State::Active,
+            address: record.address,
+            owner: Some(record.owner.clone()),
+            made: Made::ByImport,
+            netns: 0,
+            boot: Some(boot),
+            time: record.time,
+            sequence,
+            pod: None,
+        })?;
+    }
+    Ok(())
+}
