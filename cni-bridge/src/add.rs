@@ -31,6 +31,13 @@ struct Made {
 pub(crate) fn add(request: &AddRequest) -> Result<AddResult, Error> {
     let config = Config::parse(&request.config, &request.args)?;
     let before = request.config.prev_result().map_err(Error::PrevResult)?;
+    if matches!(config.ipam, Ipam::None) {
+        // Old versions have no result without an address.
+        before
+            .clone()
+            .unwrap_or_default()
+            .ensure_representable(request.config.version())?;
+    }
     let mut kernel = Kernel::open(&request.netns, OwnNetns::when(request.netns_override))?;
     let found = bridge::find(&mut kernel.host, &config.bridge)?;
     if found.is_none() || matches!(config.ipam, Ipam::Delegated(_)) {

@@ -50,6 +50,7 @@ struct Raw {
     disable_container_interface: bool,
     port_isolation: bool,
     ipam: Option<serde::de::IgnoredAny>,
+    status_on_exhaustion: Option<serde::de::IgnoredAny>,
     dns: Option<Dns>,
     runtime_config: RawRuntimeConfig,
     args: RawArgs,

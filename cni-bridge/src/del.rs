@@ -5,13 +5,18 @@
 
 use cni_protocol::{DelRequest, InterfaceName};
 
+use netlink_packet_route::AddressFamily;
+
 use crate::{
     config,
     error::Error,
     ipam,
     kernel::{self, Kernel, OwnNetns},
     netns::{self, Netns},
-    object::{spoof, veth},
+    object::{
+        spoof,
+        veth::{self, Foreign},
+    },
     rtnl::{Host, Rtnl},
 };
 
@@ -67,13 +72,31 @@ fn remove_foreign(request: &DelRequest, host: &mut Rtnl<Host>) -> Result<(), Err
         Err(Error::Netns(netns::Error::Gone { .. })) => return Ok(()),
         Err(error) => return Err(error),
     };
-    let Some(link) = veth::find_foreign(&mut kernel, &request.attachment.interface, &bridge)?
-    else {
+    let interface = &request.attachment.interface;
+    let Some(pair) = veth::find_foreign(&mut kernel, interface, &bridge)? else {
         return Ok(());
     };
-    match link.name.parse::<InterfaceName>() {
+    if !is_leased(request, &mut kernel, &pair)? {
+        return Ok(());
+    }
+    match pair.outside.name.parse::<InterfaceName>() {
         Ok(name) => veth::remove(host, &name).map(|_was_there| ()),
         // The kernel has no such names.
         Err(_impossible) => Ok(()),
     }
+}
+
+/// The pair has an address that this attachment holds: the path may lead to another pod,
+/// when its number was given out again. Another IPAM cannot be asked, and is believed.
+fn is_leased(request: &DelRequest, kernel: &mut Kernel, pair: &Foreign) -> Result<bool, Error> {
+    if !config::ipam_type(&request.config).is_some_and(config::is_built_in) {
+        return Ok(true);
+    }
+    let dir = cni_ipam::data_dir(&request.config);
+    let addresses = kernel
+        .pod
+        .addresses(pair.inside.index, AddressFamily::Unspec)?;
+    Ok(addresses
+        .iter()
+        .any(|address| cni_ipam::check(&dir, &request.attachment, &[address.net.addr()]).is_ok()))
 }

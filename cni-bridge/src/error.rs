@@ -2,7 +2,9 @@
 
 use std::{io, net::IpAddr, path::PathBuf};
 
-use cni_protocol::{Code, DecodeError, ErrorReply, Failure, InterfaceName, NotRepresentable};
+use cni_protocol::{
+    Attachment, Code, DecodeError, ErrorReply, Failure, InterfaceName, NotRepresentable,
+};
 use ipnet::IpNet;
 
 use crate::{config, netlink, netns, sysctl};
@@ -61,9 +63,12 @@ pub(crate) enum Error {
         source: netlink::Error,
     },
     #[error(
-        "the attachment exists already: its link {link} is there; a DEL has to come before another ADD"
+        "the attachment {attachment} exists already, with link {link}: a DEL has to come before another ADD"
     )]
-    AttachmentExists { link: InterfaceName },
+    AttachmentExists {
+        attachment: Box<Attachment>,
+        link: InterfaceName,
+    },
     #[error("interface {interface} already exists in network namespace {}", netns.display())]
     InterfaceExists {
         interface: InterfaceName,
@@ -120,12 +125,14 @@ impl Failure for Error {
             | Self::NotRepresentable(_)
             | Self::NoPrevResult
             | Self::NotInPrevResult(_) => Code::InvalidConfig,
+            // CNI_CONTAINERID and CNI_IFNAME name something that is there.
+            Self::AttachmentExists { .. } | Self::InterfaceExists { .. } => {
+                Code::InvalidEnvironment
+            }
             Self::NotReady(_) => Code::Unavailable,
             Self::BridgeVanished { .. } => Code::TryAgain,
             Self::NoAddresses(_)
             | Self::BridgeFull { .. }
-            | Self::AttachmentExists { .. }
-            | Self::InterfaceExists { .. }
             | Self::DuplicateAddress { .. }
             | Self::Differences(_)
             | Self::Garbage(_) => Code::Internal,

@@ -406,8 +406,16 @@ mod tests {
     fn an_error_carries_the_kernels_own_words() {
         let whole = refusal(40, 40);
         let capped = refusal(40, HEADER);
-        for (payload, flags) in [(whole, NLM_F_ACK_TLVS), (capped, NLM_F_ACK_TLVS | NLM_F_CAPPED)] {
-            let message = Message { message_type: NLMSG_ERROR, flags, sequence: 1, payload: &payload };
+        for (payload, flags) in [
+            (whole, NLM_F_ACK_TLVS),
+            (capped, NLM_F_ACK_TLVS | NLM_F_CAPPED),
+        ] {
+            let message = Message {
+                message_type: NLMSG_ERROR,
+                flags,
+                sequence: 1,
+                payload: &payload,
+            };
             let mut outcomes = vec![Ok(())];
 
             assert!(record(&mut outcomes, 0, &message));

@@ -3,6 +3,7 @@
 //! The one file that may change the namespace of a thread.
 
 use std::{
+    fmt,
     fs::File,
     io,
     os::unix::fs::MetadataExt,
@@ -28,7 +29,7 @@ pub(crate) struct Identity {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// Nothing is at the path, or what is there is no namespace: the pod is gone.
-    #[error("{} is not a network namespace", path.display())]
+    #[error("network namespace {} {}", path.display(), Missing(source.as_ref()))]
     Gone {
         path: PathBuf,
         #[source]
@@ -50,6 +51,18 @@ pub(crate) enum Error {
     Return(#[source] io::Error),
     #[error("cannot open the node's own network namespace {OWN}")]
     Own(#[source] io::Error),
+}
+
+/// In which way a namespace is not there.
+struct Missing<'a>(Option<&'a io::Error>);
+
+impl fmt::Display for Missing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.map(io::Error::kind) {
+            Some(io::ErrorKind::NotFound) => f.write_str("does not exist"),
+            _ => f.write_str("is something else"),
+        }
+    }
 }
 
 /// An open network namespace.

@@ -71,6 +71,15 @@ pub(crate) struct BridgePlan {
     pub(crate) conflict: AddressConflict,
 }
 
+impl BridgePlan {
+    /// The link that has the gateways' addresses.
+    pub(crate) fn gateway_holder(&self) -> &InterfaceName {
+        self.gateway_link
+            .as_ref()
+            .map_or(&self.name, |link| &link.name)
+    }
+}
+
 /// The node's own link in a VLAN.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct GatewayLink {
@@ -85,6 +94,7 @@ pub(crate) struct GatewayLink {
 /// The pair.
 #[derive(Clone, Debug)]
 pub(crate) struct VethPlan {
+    pub(crate) attachment: Attachment,
     pub(crate) host: InterfaceName,
     pub(crate) host_mac: Mac,
     pub(crate) pod: InterfaceName,
@@ -134,6 +144,7 @@ impl Plan {
         Ok(Self {
             bridge: bridge(config, bridge_mtu, gateways)?,
             veth: VethPlan {
+                attachment: attachment.clone(),
                 host_mac: Mac::of_host_end(host.as_str()),
                 pod: attachment.interface.clone(),
                 pod_mac: config.mac.unwrap_or_else(|| derived_mac(&nets, &host)),
@@ -357,12 +368,8 @@ impl fmt::Display for Plan {
             "bridge {} mac {} mtu {}",
             bridge.name, bridge.mac, bridge.mtu
         )?;
-        let gateway_link = bridge
-            .gateway_link
-            .as_ref()
-            .map_or(&bridge.name, |link| &link.name);
         for gateway in &bridge.gateways {
-            writeln!(f, "address {gateway} on {gateway_link}")?;
+            writeln!(f, "address {gateway} on {}", bridge.gateway_holder())?;
         }
         writeln!(
             f,

@@ -155,13 +155,10 @@ impl<N> Rtnl<N> {
         operation: String,
         message: LinkMessage,
     ) -> Result<Link<N>, Error> {
-        // The echo is the answer; an acknowledgement after it would say nothing more.
-        let request = Request {
-            message: RouteNetlinkMessage::NewLink(message),
-            flags: CREATE | NLM_F_ECHO,
-            answer: Answer::One,
-            operation: operation.clone(),
-        };
+        // The echo comes before the last steps (`rtnl_newlink_create()`): that they succeeded
+        // too is in the acknowledgement after it.
+        let message = RouteNetlinkMessage::NewLink(message);
+        let request = change(operation.clone(), message, CREATE | NLM_F_ECHO);
         let mut created = None;
         self.socket.execute(vec![request], |reply| {
             if let Some(RouteNetlinkMessage::NewLink(message)) = parse(&reply) {

@@ -2,7 +2,7 @@
 //!
 //! containerd asks every few seconds, and makes the node NotReady when the answer is no.
 
-use cni_protocol::{Args, Command, Failure, StatusRequest, delegate::Delegate};
+use cni_protocol::{Args, Code, Command, Failure, StatusRequest, delegate::Delegate};
 
 use crate::{
     config::{Config, Ipam},
@@ -18,7 +18,8 @@ pub(crate) fn status(request: &StatusRequest) -> Result<(), Error> {
     let config = Config::parse(&request.config, &Args::default())?;
     match &config.ipam {
         Ipam::None => {}
-        Ipam::BuiltIn(ipam) => cni_ipam::status(ipam, request.config.name())?,
+        Ipam::BuiltIn(ipam) => cni_ipam::status(ipam, request.config.name())
+            .map_err(|error| not_ready(error.into()))?,
         Ipam::Delegated(name) => {
             Delegate::find(name, &request.plugin_path)?.call(Command::Status, &request.config)?;
         }
@@ -35,6 +36,10 @@ pub(crate) fn status(request: &StatusRequest) -> Result<(), Error> {
     Ok(())
 }
 
+/// What an ADD would fail with is what STATUS fails with, in a code of its own.
 fn not_ready(error: Error) -> Error {
+    if matches!(error.code(), Code::Unavailable | Code::LimitedConnectivity) {
+        return error;
+    }
     Error::NotReady(error.reply().to_string())
 }

@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn too_long_a_network_makes_no_alias_longer_than_the_kernel_takes() {
-        let text = alias(&"n".repeat(200), "a", Some("default/web-0")).to_string();
+        let text = alias(&"n".repeat(200), &"a".repeat(64), Some("default/web-0")).to_string();
         assert_eq!(text.len(), MAX_LEN);
         assert_eq!(text.parse::<Alias>(), Err(NotAnAlias));
     }

@@ -185,28 +185,3 @@ fn resolve(best: &Best, occupancy: &mut impl Occupancy) -> io::Result<Option<IpA
         )),
     }
 }
-
-/// How many addresses of `usable` are free. Looks into every block.
-pub(crate) fn count_free(
-    usable: &[Interval],
-    occupancy: &mut impl Occupancy,
-) -> io::Result<u128> {
-    let mut free = 0;
-    for part in usable {
-        free += part.len();
-        for n in blocks_of(part, occupancy.blocks()) {
-            let Some(block) = occupancy.blocks().get(n).copied() else {
-                continue;
-            };
-            let base = block.id.number << 8;
-            let taken = (base..)
-                .zip(occupancy.slots(n)?)
-                .filter(|(address, since)| {
-                    *since >= TAKEN && (part.first..=part.last).contains(address)
-                })
-                .count();
-            free -= taken as u128;
-        }
-    }
-    Ok(free)
-}

@@ -130,8 +130,6 @@ pub(crate) fn lease_in(store: &Store<'_>, wish: &Wish<'_>) -> Result<Leased, Err
 impl Wish<'_> {
     fn grant(&self, locked: &mut Locked) -> Result<Answer, Fault> {
         locked.make_durable();
-        let (hash, pools) = pools(self.config);
-        locked.publish_pools(hash, &pools)?;
         let held = locked.held_by(&self.owner)?;
         let sets = self.config.sets();
         if let Some(held) = fitting(&held, sets) {
@@ -151,6 +149,7 @@ impl Wish<'_> {
                     None => return Ok(Answer::Exhausted(n)),
                 },
             };
+            locked.probe(address)?;
             leases.extend(lease_of(set, address));
             granted.push(address);
         }
@@ -158,6 +157,8 @@ impl Wish<'_> {
             let line = self.line(address, locked)?;
             locked.grant(line)?;
         }
+        let (hash, pools) = pools(self.config);
+        locked.publish_pools(hash, &pools)?;
         let fresh = true;
         Ok(Answer::Leased(Leased { leases, fresh }))
     }
@@ -181,26 +182,26 @@ impl Wish<'_> {
     }
 
     /// An attachment that has its addresses cannot ask for others.
-    fn refuse_other_requests(&self, held: &[Line]) -> Result<(), Fault> {
-        let has = |address: &IpAddr| held.iter().any(|line| line.address == *address);
+    fn refuse_other_requests(&self, held: &[IpAddr]) -> Result<(), Fault> {
+        let has = |address: &IpAddr| held.contains(address);
         let mut requested = self.config.requested().iter().flatten();
         match requested.find(|address| !has(address)) {
             None => Ok(()),
             Some(requested) => Err(Fault::Refused(Error::Holds {
                 attachment: Box::new(self.attachment.clone()),
-                held: texts(held.iter().map(|line| line.address)),
+                held: texts(held.iter().copied()),
                 requested: *requested,
             })),
         }
     }
 
     /// Gives an attachment what it has, as of this call.
-    fn keep(&self, locked: &mut Locked, held: Vec<Line>) -> Result<Leased, Fault> {
+    fn keep(&self, locked: &mut Locked, held: Vec<IpAddr>) -> Result<Leased, Fault> {
         let mut leases = Vec::with_capacity(held.len());
-        for (line, set) in held.into_iter().zip(self.config.sets()) {
-            leases.extend(lease_of(set, line.address));
-            let line = self.line(line.address, locked)?;
-            locked.rewrite(line)?;
+        for (address, set) in held.into_iter().zip(self.config.sets()) {
+            leases.extend(lease_of(set, address));
+            let line = self.line(address, locked)?;
+            locked.restore(line)?;
         }
         let fresh = false;
         Ok(Leased { leases, fresh })
@@ -253,15 +254,16 @@ impl Wish<'_> {
     }
 }
 
-/// The lines that an owner has, in the order of the sets, if they are exactly one of each.
-fn fitting(held: &[Held], sets: &[RangeSet]) -> Option<Vec<Line>> {
+/// The addresses that an owner has, in the order of the sets, if they are exactly one of each.
+fn fitting(held: &[Held], sets: &[RangeSet]) -> Option<Vec<IpAddr>> {
     if held.len() != sets.len() {
         return None;
     }
     sets.iter()
         .map(|set| {
-            let mut fit = held.iter().filter(|held| set.may_give(held.address));
-            fit.next()?.line.clone().filter(|_| fit.next().is_none())
+            let addresses = held.iter().map(|held| held.address);
+            let mut fit = addresses.filter(|address| set.may_give(*address));
+            fit.next().filter(|_| fit.next().is_none())
         })
         .collect()
 }

@@ -12,12 +12,14 @@ mod check;
 mod config;
 mod error;
 mod import;
+pub mod inspect;
 mod lease;
 pub mod links;
 pub mod names;
 mod range;
 mod reclaim;
 mod release;
+pub mod repair;
 mod resolv;
 mod store;
 #[cfg(test)]

@@ -75,7 +75,7 @@ mod tests {
     }
 
     const GOLDEN_SHORT: &str = "veth312e3498a7e";
-    const GOLDEN_LONG: &str = "veth?";
+    const GOLDEN_LONG: &str = "vetha3784cd74ba";
 
     #[test]
     fn the_parts_of_an_attachment_do_not_run_into_each_other() {

@@ -46,6 +46,12 @@ pub(crate) fn can_be_proved(line: &Line, netns: u64) -> bool {
     line.made == Made::ByBridge && line.netns == netns && netns != 0
 }
 
+/// Whether a lease is older than an ADD takes. A time in the future is that of a clock that
+/// was set back, and no age at all.
+pub(crate) fn is_old(line: &Line, now: u64) -> bool {
+    line.time <= now && now - line.time > GRACE
+}
+
 /// The name of the link that a lease of cni-bridge belongs to.
 pub(crate) fn link_of(line: &Line, network: &str) -> Option<InterfaceName> {
     let owner = line.owner.as_ref()?;
@@ -83,10 +89,8 @@ fn candidates(store: &Store<'_>) -> Result<Vec<Line>, Error> {
     let names: HashSet<String> = store.host.names().map_err(links)?.into_iter().collect();
     let now = now();
     let is_abandoned = |line: &&Line| {
-        // A time in the future is that of a clock that was set back: no age at all.
-        let is_old = line.time <= now && now - line.time > GRACE;
         let link = link_of(line, store.network.as_str());
-        is_old
+        is_old(line, now)
             && can_be_proved(line, netns)
             && link.is_some_and(|link| !names.contains(link.as_str()))
     };
@@ -139,4 +143,151 @@ fn acquit(store: &Store<'_>, alive: &[Line]) -> Result<(), Error> {
         Ok(())
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        lease::{Maker, confirm_in},
+        testing::{NETNS, Node, attachment},
+    };
+
+    const POOL: &str = r#""subnet":"10.64.1.0/29""#;
+    const OLD: u64 = 61;
+
+    /// A full node whose pods all live, with leases older than any ADD.
+    fn full() -> Node {
+        let node = Node::new(POOL);
+        for n in 2..7 {
+            node.add_pod(&format!("c{n}"));
+        }
+        node.age(OLD);
+        node
+    }
+
+    #[test]
+    fn a_full_node_reclaims_what_is_provably_gone_and_nothing_else() {
+        let node = full();
+        assert!(node.lease("new").is_err());
+        node.remove_link("c4");
+        assert_eq!(node.add("new"), "10.64.1.4");
+        assert!(node.lease("new2").is_err());
+    }
+
+    #[test]
+    fn without_proof_nothing_is_reclaimed() {
+        let node = Node::new(POOL);
+        node.lease_by("other", Maker::Other).unwrap();
+        let elsewhere = Maker::Bridge { host_netns: NETNS + 1 };
+        node.lease_by("elsewhere", elsewhere).unwrap();
+        node.age(OLD);
+        node.lease("young").unwrap();
+        assert_eq!(reclaim(&node.store(), Mode::Real).unwrap(), Report::default());
+        assert_eq!(node.taken().len(), 3);
+    }
+
+    #[test]
+    fn a_lease_from_the_future_is_young() {
+        let node = full();
+        node.remove_link("c4");
+        // The clock was set back by an hour.
+        for line in node.snapshot().taken() {
+            let later = Line { time: line.time + 3600, ..line.clone() };
+            let store = node.store();
+            store
+                .transact(Absent::Leave, |locked| locked.rewrite(later.clone()))
+                .unwrap();
+        }
+        assert_eq!(reclaim(&node.store(), Mode::Real).unwrap(), Report::default());
+    }
+
+    #[test]
+    fn a_dry_run_changes_nothing() {
+        let node = full();
+        node.remove_link("c4");
+        let report = reclaim(&node.store(), Mode::DryRun).unwrap();
+        assert_eq!(report.reclaimed.len(), 1);
+        assert_eq!(node.taken().len(), 5);
+    }
+
+    #[test]
+    fn a_look_that_fails_gives_the_lease_back() {
+        let node = full();
+        node.remove_link("c4");
+        *node.links.broken.lock().unwrap() = true;
+        assert_eq!(reclaim(&node.store(), Mode::Real).unwrap(), Report::default());
+        assert!(node.snapshot().taken().all(|line| line.state == State::Active));
+    }
+
+    /// What an ADD does that is as slow as can be: its link is made, and its lease
+    /// confirmed, while a reclaimer is between its phases.
+    #[test]
+    fn an_add_that_confirms_in_the_middle_keeps_its_lease() {
+        let node = full();
+        let leased = node.lease("c4").unwrap();
+        node.age(OLD);
+        node.remove_link("c4");
+        let store = node.store();
+        let condemned = condemn(&store, &candidates(&store).unwrap()).unwrap();
+        assert_eq!(condemned.len(), 1);
+        assert!(is_gone(&store, &condemned[0]));
+
+        node.add_pod("c4");
+        confirm_in(&store, &attachment("c4"), &leased.leases).unwrap();
+
+        assert_eq!(free_unchanged(&store, &condemned).unwrap(), []);
+        assert!(node.taken().contains(&"10.64.1.4 c4 eth0".to_owned()));
+    }
+
+    #[test]
+    fn an_add_that_confirms_too_late_is_told() {
+        let node = full();
+        let leased = node.lease("c4").unwrap();
+        node.age(OLD);
+        node.remove_link("c4");
+        assert_eq!(node.add("new"), "10.64.1.4");
+        let error = confirm_in(&node.store(), &attachment("c4"), &leased.leases).unwrap_err();
+        assert!(matches!(error, Error::TakenBack { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_second_reclaimer_does_not_finish_what_the_first_one_began() {
+        let node = full();
+        let leased = node.lease("c4").unwrap();
+        node.age(OLD);
+        node.remove_link("c4");
+        let store = node.store();
+        let first = condemn(&store, &candidates(&store).unwrap()).unwrap();
+        // The ADD confirms, and somebody else condemns it again.
+        confirm_in(&store, &attachment("c4"), &leased.leases).unwrap();
+        node.age(OLD);
+        let second = condemn(&store, &candidates(&store).unwrap()).unwrap();
+        assert_eq!(second.len(), 1);
+
+        assert_eq!(free_unchanged(&store, &first).unwrap(), []);
+        acquit(&store, &first).unwrap();
+        assert_eq!(free_unchanged(&store, &second).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_a_dead_reclaimer_condemned_is_a_candidate_again() {
+        let node = full();
+        node.remove_link("c4");
+        let store = node.store();
+        condemn(&store, &candidates(&store).unwrap()).unwrap();
+        assert_eq!(node.taken().len(), 5, "a condemned lease is taken");
+        assert_eq!(reclaim(&store, Mode::Real).unwrap().reclaimed.len(), 1);
+    }
+
+    #[test]
+    fn the_owner_of_a_condemned_lease_can_delete_it() {
+        let node = full();
+        node.remove_link("c4");
+        let store = node.store();
+        let condemned = condemn(&store, &candidates(&store).unwrap()).unwrap();
+        node.del("c4");
+        assert_eq!(node.add("next"), "10.64.1.4");
+        assert_eq!(free_unchanged(&store, &condemned).unwrap(), []);
+    }
 }

@@ -165,3 +165,107 @@ impl Valid {
         self.owners.contains(&owner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cni_protocol::Failure;
+
+    use super::*;
+    use crate::{
+        lease::Maker,
+        testing::{Node, attachment},
+    };
+
+    const POOL: &str = r#""subnet":"10.64.1.0/29""#;
+
+    fn valid(pairs: &[(&str, &str)]) -> Vec<ValidAttachment> {
+        let attachment = |(id, interface): &(&str, &str)| ValidAttachment {
+            container_id: (*id).to_owned(),
+            interface: (*interface).to_owned(),
+        };
+        pairs.iter().map(attachment).collect()
+    }
+
+    #[test]
+    fn where_nothing_is_a_release_makes_nothing() {
+        let node = Node::new(POOL);
+        node.del("c1");
+        assert!(!node.dir.path().join("data").exists());
+        std::fs::create_dir_all(node.path()).unwrap();
+        node.del("c1");
+        assert_eq!(std::fs::read_dir(node.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn only_the_owner_releases() {
+        let node = Node::new(POOL);
+        node.add("c1");
+        node.del("c2");
+        let mut other = attachment("c1");
+        other.interface = "eth1".parse().unwrap();
+        release_in(&node.store(), &node.data_dir(), &other).unwrap();
+        assert_eq!(node.taken(), ["10.64.1.2 c1 eth0"]);
+        for _ in 0..3 {
+            node.del("c1");
+        }
+        assert_eq!(node.taken(), [""; 0]);
+    }
+
+    #[test]
+    fn a_gc_keeps_what_is_valid() {
+        let node = Node::new(POOL);
+        for id in ["c1", "c2", "c3"] {
+            node.lease_by(id, Maker::Other).unwrap();
+        }
+        let keep = valid(&[("c2", "eth0"), ("c3", "eth1"), ("not an id", "eth0")]);
+        let report = gc_in(&node.store(), Some(&keep)).unwrap();
+        assert_eq!(report.released.len(), 2);
+        assert_eq!(node.taken(), ["10.64.1.3 c2 eth0"]);
+        gc_in(&node.store(), Some(&[])).unwrap();
+        assert_eq!(node.taken(), [""; 0]);
+    }
+
+    #[test]
+    fn a_gc_without_a_list_ends_only_what_is_provably_gone() {
+        let node = Node::new(POOL);
+        node.add_pod("alive");
+        node.add_pod("gone");
+        node.lease_by("other", Maker::Other).unwrap();
+        node.remove_link("gone");
+        node.age(100);
+        let report = gc_in(&node.store(), None).unwrap();
+        assert!(report.only_proven);
+        assert_eq!(node.taken(), ["10.64.1.2 alive eth0", "10.64.1.4 other eth0"]);
+    }
+
+    #[test]
+    fn a_gc_of_no_store_makes_none() {
+        let node = Node::new(POOL);
+        assert_eq!(gc_in(&node.store(), Some(&[])).unwrap(), GcReport::default());
+        assert!(gc_in(&node.store(), None).unwrap().released.is_empty());
+        assert!(!node.path().exists());
+    }
+
+    #[test]
+    fn a_gc_leaves_what_was_leased_after_it_began() {
+        let node = Node::new(POOL);
+        node.add("c1");
+        let before: Vec<Line> = node.snapshot().taken().cloned().collect();
+        node.del("c1");
+        node.add("c1");
+        // The same container again: another lease.
+        assert_eq!(free_unchanged(&node.store(), &before).unwrap(), []);
+        assert_eq!(node.taken().len(), 1);
+    }
+
+    #[test]
+    fn a_failed_release_never_reads_as_success() {
+        let node = Node::new(POOL);
+        node.add("c1");
+        std::fs::remove_file(node.path().join("index")).unwrap();
+        std::fs::create_dir(node.path().join("index")).unwrap();
+        let reply = node.try_del("c1").unwrap_err().reply();
+        let text = reply.to_string().to_lowercase();
+        assert!(!text.contains("not found") && !text.contains("no such file"), "{text}");
+    }
+}

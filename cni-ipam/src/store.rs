@@ -211,6 +211,18 @@ impl<'a> Store<'a> {
         Err(Error::Contradiction { path })
     }
 
+    /// Builds the index anew from the lines and what the kernel knows, and heals what can be
+    /// healed. False: there is no store.
+    pub(crate) fn rebuild(&self) -> Result<bool, Error> {
+        let seeds = self.seeds()?;
+        let Some(dir) = self.lock(Absent::Leave)? else {
+            return Ok(false);
+        };
+        let entry = self.enter(dir, Absent::Leave, Some(&seeds), true);
+        let entry = entry.map_err(|error| self.failed("repair", error))?;
+        Ok(matches!(entry, Entry::Ready(_)))
+    }
+
     pub(crate) fn failed(&self, operation: &'static str, error: io::Error) -> Error {
         Error::io(operation, &self.path, error)
     }

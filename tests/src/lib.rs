@@ -33,6 +33,7 @@ pub mod reference;
 mod shell;
 mod state;
 mod stub;
+mod trace;
 mod wire;
 
 pub use chain::Chain;

@@ -161,6 +161,14 @@ impl Request {
         self
     }
 
+    pub(crate) fn variables(&self) -> &BTreeMap<String, OsString> {
+        &self.env
+    }
+
+    pub(crate) fn input(&self) -> &[u8] {
+        &self.stdin
+    }
+
     /// The path of the plugin's executable.
     pub fn path(&self) -> &Path {
         &self.executable

@@ -63,6 +63,26 @@ impl State {
         Self(self.0.lines().filter(wanted).collect::<Vec<_>>().join("\n"))
     }
 
+    /// All but the lines that start with one of these words.
+    #[must_use]
+    pub fn without(&self, words: &[&str]) -> Self {
+        let wanted = |line: &&str| !words.iter().any(|word| line.starts_with(word));
+        Self(self.0.lines().filter(wanted).collect::<Vec<_>>().join("\n"))
+    }
+
+    /// With the fingerprints in the comments of rules as `#*`.
+    #[must_use]
+    pub fn without_tags(&self) -> Self {
+        let line = |line: &str| match (line.find(" #"), line.rfind('"')) {
+            (Some(start), Some(end)) if start < end => {
+                let (kept, rest) = line.split_at(start);
+                format!("{kept} #*{}", rest.split_at(end - start).1)
+            }
+            _ => line.to_owned(),
+        };
+        Self(self.0.lines().map(line).collect::<Vec<_>>().join("\n"))
+    }
+
     /// The text.
     pub fn text(&self) -> &str {
         &self.0
@@ -248,7 +268,7 @@ fn ruleset() -> Vec<String> {
     rules
         .lines()
         .filter(|line| !line.starts_with('#') && !line.is_empty())
-        .map(|line| format!("nft {line}"))
+        .map(|line| format!("nft {}", line.trim()))
         .collect()
 }
 

@@ -14,7 +14,7 @@ use crate::{
     mac::Mac,
     object::{address, vlan},
     plan::BridgePlan,
-    rtnl::{Host, Link, RouteRequest, Rtnl, change},
+    rtnl::{Host, Index, Link, RouteRequest, Rtnl, change},
     sysctl::{self, Sysctl},
 };
 
@@ -45,9 +45,14 @@ pub(crate) fn ensure(
     found: Option<Link<Host>>,
     plan: &BridgePlan,
 ) -> Result<Ensured, Error> {
-    let link = match found {
-        Some(link) => link,
-        None => create(host, plan)?,
+    let (link, seen) = match found {
+        // Nothing is changed about a bridge that turns out to be somebody else's.
+        Some(link) if plan.gateway_link.is_none() => {
+            let seen = gateways_there(host, &link, plan)?;
+            (link, Some(seen))
+        }
+        Some(link) => (link, None),
+        None => (create(host, plan)?, None),
     };
     settle(host, &link, plan)?;
     let bridge = Link {
@@ -58,7 +63,12 @@ pub(crate) fn ensure(
         Some(gateway) => Some(vlan::ensure_gateway_link(host, &bridge, gateway)?),
         None => None,
     };
-    ensure_gateways(host, gateway_link.as_ref().unwrap_or(&bridge), plan)?;
+    let holder = gateway_link.as_ref().unwrap_or(&bridge);
+    let seen = match seen {
+        Some(seen) => seen,
+        None => gateways_there(host, holder, plan)?,
+    };
+    ensure_gateways(host, holder.index, plan, &seen)?;
     Ok(Ensured {
         bridge,
         gateway_link,
@@ -163,56 +173,64 @@ fn options(operation: String, link: &Link<Host>, options: Vec<InfoBridge>) -> Ro
     change(operation, RouteNetlinkMessage::NewLink(message), 0)
 }
 
-/// Gives the bridge, or the link in its VLAN, the gateways' addresses.
-fn ensure_gateways(
+/// The addresses of the link that is to have the gateways'. One that stands in a gateway's
+/// way is refused, unless it is to be replaced.
+fn gateways_there(
     host: &mut Rtnl<Host>,
     link: &Link<Host>,
     plan: &BridgePlan,
-) -> Result<(), Error> {
-    if plan.gateways.is_empty() {
-        return Ok(());
-    }
-    let name = plan
-        .gateway_link
-        .as_ref()
-        .map_or(&plan.name, |gateway| &gateway.name);
+) -> Result<Vec<IpNet>, Error> {
+    let is_v4 = |gateway: &IpNet| gateway.addr().is_ipv4();
     let family = match plan.gateways.as_slice() {
-        gateways if gateways.iter().all(|gateway| gateway.addr().is_ipv4()) => AddressFamily::Inet,
+        [] => return Ok(Vec::new()),
+        gateways if gateways.iter().all(is_v4) => AddressFamily::Inet,
         _ => AddressFamily::Unspec,
     };
-    let there: Vec<IpNet> = host
-        .addresses(link.index, family)?
-        .into_iter()
-        .map(|address| address.net)
-        .collect();
-    if plan.gateways.iter().all(|gateway| there.contains(gateway)) && !has_conflict(&there, plan) {
-        return Ok(());
-    }
-    let mut requests = Vec::new();
-    for found in there
+    let addresses = host.addresses(link.index, family)?;
+    let there: Vec<IpNet> = addresses.into_iter().map(|address| address.net).collect();
+    let conflict = there
         .iter()
-        .filter(|found| conflicts(found, plan).is_some())
-    {
-        match plan.conflict {
-            AddressConflict::Replace => requests.push(address::remove(name, link.index, *found)),
-            AddressConflict::Refuse => {
-                let wanted = conflicts(found, plan).unwrap_or(*found);
-                return Err(Error::OtherAddress {
-                    bridge: name.clone(),
-                    found: *found,
-                    wanted,
-                });
-            }
+        .find_map(|found| Some((*found, conflict(found, plan)?)));
+    match conflict {
+        Some((found, wanted)) if plan.conflict == AddressConflict::Refuse => {
+            Err(Error::OtherAddress {
+                bridge: plan.gateway_holder().clone(),
+                found,
+                wanted,
+            })
         }
+        _ => Ok(there),
     }
-    if plan.gateways.iter().any(|gateway| gateway.addr().is_ipv6()) {
-        sysctl::ensure(&Sysctl::Ipv6Link(name.clone(), "disable_ipv6"), "0")?;
-    }
-    let missing = plan
+}
+
+/// Gives the bridge, or the link in its VLAN, the gateways' addresses that it has not.
+fn ensure_gateways(
+    host: &mut Rtnl<Host>,
+    index: Index<Host>,
+    plan: &BridgePlan,
+    there: &[IpNet],
+) -> Result<(), Error> {
+    let name = plan.gateway_holder();
+    let in_the_way = there.iter().filter(|found| conflict(found, plan).is_some());
+    let mut requests: Vec<_> = in_the_way
+        .map(|found| address::remove(name, index, *found))
+        .collect();
+    let missing: Vec<&IpNet> = plan
         .gateways
         .iter()
-        .filter(|gateway| !there.contains(gateway));
-    requests.extend(missing.map(|gateway| address::create(name, link.index, *gateway, true)));
+        .filter(|gateway| !there.contains(gateway))
+        .collect();
+    if missing.iter().any(|gateway| gateway.addr().is_ipv6()) {
+        sysctl::ensure(&Sysctl::Ipv6Link(name.clone(), "disable_ipv6"), "0")?;
+    }
+    requests.extend(
+        missing
+            .into_iter()
+            .map(|gateway| address::create(name, index, *gateway, true)),
+    );
+    if requests.is_empty() {
+        return Ok(());
+    }
     for outcome in host.execute_each(requests)? {
         match outcome {
             // Another ADD was quicker, or its address is gone already.
@@ -223,13 +241,9 @@ fn ensure_gateways(
     Ok(())
 }
 
-fn has_conflict(there: &[IpNet], plan: &BridgePlan) -> bool {
-    there.iter().any(|found| conflicts(found, plan).is_some())
-}
-
 /// The gateway that an address on the bridge stands in the way of: in IPv4 any other
 /// address does, in IPv6 one of an overlapping network.
-fn conflicts(found: &IpNet, plan: &BridgePlan) -> Option<IpNet> {
+fn conflict(found: &IpNet, plan: &BridgePlan) -> Option<IpNet> {
     if plan.gateways.contains(found) {
         return None;
     }

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsRawFd;
 
+use cni_ipam::alias::Alias;
 use cni_protocol::{Attachment, InterfaceName};
 use netlink_packet_core::DefaultNla;
 use netlink_packet_route::{
@@ -21,6 +22,9 @@ use crate::{
     undo::{Undo, UndoLog},
 };
 
+/// Without a queueing discipline a veth has no use for a queue for each processor, and making
+/// them is a third of the work of making the pair (`veth_get_num_queues()`).
+const QUEUES: u32 = 1;
 /// `IFLA_BRPORT_MODE`: a packet may leave by the port it came in by.
 const HAIRPIN: u16 = 4;
 /// `IFLA_BRPORT_ISOLATED`: no packets to other isolated ports.
@@ -69,12 +73,16 @@ fn pair(plan: &VethPlan, bridge: Index<Host>, netns: i32) -> LinkMessage {
     let peer = LinkUnspec::new_with_name(plan.pod.as_str())
         .mtu(plan.mtu)
         .address(plan.pod_mac.0.to_vec())
+        .append_extra_attribute(LinkAttribute::NumTxQueues(QUEUES))
+        .append_extra_attribute(LinkAttribute::NumRxQueues(QUEUES))
         .setns_by_fd(netns)
         .build();
     LinkVeth::new(plan.host.as_str(), plan.pod.as_str())
         .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
         .mtu(plan.mtu)
         .address(plan.host_mac.0.to_vec())
+        .append_extra_attribute(LinkAttribute::NumTxQueues(QUEUES))
+        .append_extra_attribute(LinkAttribute::NumRxQueues(QUEUES))
         .controller(bridge.number)
         .up()
         .build()
@@ -121,6 +129,7 @@ fn refused(
     match error.errno() {
         Some(Errno::EEXIST) => match kernel.host.find_link(&plan.host) {
             Ok(Some(_)) => Error::AttachmentExists {
+                attachment: Box::new(plan.attachment.clone()),
                 link: plan.host.clone(),
             },
             _ => interface_exists(kernel, &plan.pod),
@@ -148,7 +157,10 @@ fn interface_exists(kernel: &Kernel, interface: &InterfaceName) -> Error {
 pub(crate) fn refuse_existing(kernel: &mut Kernel, attachment: &Attachment) -> Result<(), Error> {
     let link = cni_ipam::names::host_link(attachment);
     if kernel.host.find_link(&link)?.is_some() {
-        return Err(Error::AttachmentExists { link });
+        return Err(Error::AttachmentExists {
+            attachment: Box::new(attachment.clone()),
+            link,
+        });
     }
     match kernel.pod.find_link(&attachment.interface)? {
         Some(_) => Err(interface_exists(kernel, &attachment.interface)),
@@ -171,15 +183,22 @@ pub(crate) fn remove(host: &mut Rtnl<Host>, name: &InterfaceName) -> Result<bool
     }
 }
 
-/// The node's end of a pair that is not of our making, if the interface in the pod is such:
-/// a veth whose other end is a veth on `bridge` and has that interface as its own other end.
+/// A pair that is not of our making, seen from both ends.
+#[derive(Debug)]
+pub(crate) struct Foreign {
+    pub(crate) inside: Link<Pod>,
+    pub(crate) outside: Link<Host>,
+}
+
+/// The pair behind an interface in the pod, if another plugin connected it to `bridge`: a
+/// veth whose other end is a veth on the bridge and has that interface as its own other end.
 ///
-/// Pods that another plugin connected before this one took over are found this way.
+/// Links of ours say in their alias whose they are: what has one is never foreign.
 pub(crate) fn find_foreign(
     kernel: &mut Kernel,
     interface: &InterfaceName,
     bridge: &InterfaceName,
-) -> Result<Option<Link<Host>>, Error> {
+) -> Result<Option<Foreign>, Error> {
     let Some(inside) = kernel.pod.find_link(interface)?.filter(Link::is_veth) else {
         return Ok(None);
     };
@@ -193,6 +212,10 @@ pub(crate) fn find_foreign(
         return Ok(None);
     };
     let mutual = outside.is_veth() && outside.peer == Some(inside.index.number);
-    let ours = mutual && outside.master == Some(bridge.index.number);
-    Ok(ours.then_some(outside))
+    let named = outside
+        .alias
+        .as_deref()
+        .is_some_and(|alias| alias.parse::<Alias>().is_ok());
+    let is_foreign = mutual && !named && outside.master == Some(bridge.index.number);
+    Ok(is_foreign.then_some(Foreign { inside, outside }))
 }

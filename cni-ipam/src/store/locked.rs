@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     address::Interval,
-    allocate::{self, BLOCK, BlockId, NEVER, QUARANTINED, TAKEN},
+    allocate::{self, BLOCK, BlockId, NEVER, TAKEN},
 };
 
 /// The file that tells people and tools which ranges are configured.
@@ -60,10 +60,6 @@ impl Locked {
 
     pub(crate) fn boot(&self) -> Boot {
         self.boot
-    }
-
-    pub(crate) fn dir(&self) -> &Dir {
-        &self.dir
     }
 
     /// What is staged has to be on the disk before [`super::Store::transact`] returns.
@@ -155,20 +151,28 @@ impl Locked {
         Ok(since.is_none_or(|since| since < TAKEN))
     }
 
-    /// Stages that a free address gets an owner.
-    pub(crate) fn grant(&mut self, line: Line) -> Result<(), Fault> {
-        self.index.begin()?;
-        if !self.is_free(line.address)? {
+    /// Looks whether the line of an address is free as well, before anything is changed: a
+    /// damaged store is recognised while its index can still help.
+    pub(crate) fn probe(&mut self, address: IpAddr) -> Result<(), Fault> {
+        if !self.is_free(address)? {
             return Err(Fault::Contradiction);
         }
-        self.open_or_create(BlockId::of(line.address))?;
-        match self.read(line.address)? {
-            Reading::Line(old) if old.is_taken(self.boot) || old.is_quarantined(self.boot) => {
-                return Err(Fault::Contradiction);
+        match self.find(address)? {
+            Some(Reading::Line(line))
+                if line.is_taken(self.boot) || line.is_quarantined(self.boot) =>
+            {
+                Err(Fault::Contradiction)
             }
             // A damaged line of an address that the index knows to be free is overwritten.
-            Reading::Line(_) | Reading::Damaged => {}
+            _ => Ok(()),
         }
+    }
+
+    /// Stages that a free address gets an owner.
+    pub(crate) fn grant(&mut self, line: Line) -> Result<(), Fault> {
+        self.probe(line.address)?;
+        self.index.begin()?;
+        self.create_if_new(BlockId::of(line.address))?;
         self.index.set_free_since(line.address, TAKEN)?;
         if let Some(owner) = &line.owner {
             self.index.add_owner(owner.hash(), line.address)?;
@@ -200,7 +204,7 @@ impl Locked {
         Ok(())
     }
 
-    /// Stages that a quarantined address has this owner after all.
+    /// Stages that an address has this owner, be it in quarantine until now.
     pub(crate) fn restore(&mut self, line: Line) -> Result<(), Fault> {
         self.index.begin()?;
         self.index.set_free_since(line.address, TAKEN)?;
@@ -210,11 +214,6 @@ impl Locked {
         }
         self.staged.push(line);
         Ok(())
-    }
-
-    /// Whether the index holds an address for quarantined.
-    pub(crate) fn is_quarantined(&mut self, address: IpAddr) -> Result<bool, Fault> {
-        Ok(self.index.free_since(address)? == Some(QUARANTINED))
     }
 
     /// Writes what is staged. The order is in the head of [`super`].
@@ -286,9 +285,9 @@ impl Locked {
         }
     }
 
-    fn open_or_create(&mut self, id: BlockId) -> Result<(), Fault> {
+    fn create_if_new(&mut self, id: BlockId) -> Result<(), Fault> {
         if self.index.has_block(id) {
-            return self.block(id).map(|_| ());
+            return Ok(());
         }
         if self.dir.open_to_read(&block::file_name(id))?.is_some() {
             // Somebody put it there: its lines count.

@@ -72,7 +72,7 @@ impl Snapshot {
         })
     }
 
-    fn lines(&self) -> impl Iterator<Item = (IpAddr, &Reading)> {
+    pub(crate) fn lines(&self) -> impl Iterator<Item = (IpAddr, &Reading)> {
         self.blocks
             .iter()
             .flat_map(|block| block.lines.iter().map(|(at, reading)| (*at, reading)))

@@ -130,8 +130,54 @@ fn two_networks_on_one_node_do_not_touch_each_other() {
     });
 }
 
+/// Configurations as they are in use, but for the names of the plugins.
+#[test]
+#[ignore = "needs namespaces: run scripts/test"]
+fn configurations_of_kubenet_containerd_crio_and_flannel() {
+    let default4 = json!({ "dst": "0.0.0.0/0" });
+    for conf in [
+        json!({
+            "cniVersion": "0.3.1", "name": "kubenet", "type": "cni-bridge", "bridge": "cbr0",
+            "mtu": 1500, "addIf": "eth0", "isGateway": true, "ipMasq": false,
+            "promiscMode": true, "hairpinMode": false,
+            "ipam": { "type": "cni-ipam", "ranges": [[{ "subnet": "10.64.1.0/24" }]],
+                      "routes": [default4] },
+        }),
+        json!({
+            "cniVersion": "1.0.0", "name": "containerd-net", "type": "cni-bridge",
+            "bridge": "cni0", "isGateway": true, "ipMasq": true, "promiscMode": true,
+            "ipam": { "type": "cni-ipam",
+                      "ranges": [[{ "subnet": "10.64.1.0/24" }], [{ "subnet": "fd00:64:1::/64" }]],
+                      "routes": [default4, { "dst": "::/0" }] },
+        }),
+        json!({
+            "cniVersion": "1.0.0", "name": "crio", "type": "cni-bridge",
+            "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
+            "ipam": { "type": "cni-ipam", "routes": [default4, { "dst": "1100:200::1/24" }],
+                      "ranges": [[{ "subnet": "10.64.1.0/24" }], [{ "subnet": "1100:200::/24" }]] },
+        }),
+        json!({
+            "cniVersion": "0.3.1", "name": "cbr0", "type": "cni-bridge", "mtu": 1450,
+            "isGateway": true, "ipMasq": false, "hairpinMode": true, "isDefaultGateway": true,
+            "ipam": { "type": "cni-ipam", "ranges": [[{ "subnet": "10.64.1.0/24" }]],
+                      "routes": [{ "dst": "10.64.0.0/16" }] },
+        }),
+    ] {
+        on_host(|host| {
+            let (_neighbour, _) = host.pod(&conf);
+            let before = host.state();
+            let (pod, _) = host.pod(&conf);
+            let _echo = Echo::start(&host.netns, "[::]:7");
+            let seen = packet::ask(&pod.netns, "10.64.1.1:7").expect("the gateway");
+            assert_eq!(seen.to_string(), "10.64.1.3");
+            host.del(&conf, &pod).done();
+            host.state().assert_same(&before);
+        });
+    }
+}
+
 mod ours {
-    use harness::masked;
+    use harness::{State, masked};
 
     use super::*;
 
@@ -226,4 +272,55 @@ mod ours {
             assert_eq!(alias.trim(), "cni cbr0 pod1 eth0 10.64.1.2 default/web-0");
         });
     }
+
+    /// Everything that the first pod of a node brings with it.
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn the_first_pod_makes_this_and_nothing_else() {
+        on_host(|host| {
+            let conf = conf::with(&conf::dual_stack(), &json!({ "ipMasq": true }));
+            let (pod, _) = host.pod(&conf);
+            host.state()
+                .without(&["link lo", "sysctl lo", "address 127", "address ::1/", "rule"])
+                .without_tags()
+                .assert_same(&State::from_text(NODE));
+            pod.state()
+                .without(&["link lo", "sysctl lo", "address 127", "address ::1/", "rule"])
+                .assert_same(&State::from_text(POD));
+        });
+    }
+
+    const NODE: &str = r#"
+        address 10.64.1.1/24 on cbr0
+        address fd00:64:1::1/64 on cbr0 nodad
+        lease /run/cni-ipam/cbr0/10.64.1.leases: A 10.64.1.2 pod1 eth0 b -
+        lease /run/cni-ipam/cbr0/fd00:64:1::.leases: A fd00:64:1::2 pod1 eth0 b -
+        link cbr0 bridge 0a:58:0a:40:01:01 mtu 1500 UP vlan_filtering 0 nf_call_iptables 1 nf_call_ip6tables 1
+        link veth96fa607f3d1 veth 0a:59:c1:bc:89:81 mtu 1500 UP master "cbr0" hairpin true isolated false alias "cni cbr0 pod1 eth0 10.64.1.2,fd00:64:1::2"
+        route dev cbr0, dst 10.64.1.0/24, prefsrc 10.64.1.1, protocol kernel, scope link
+        route dev cbr0, dst fd00:64:1::/64, metric 256, protocol kernel
+        sysctl cbr0: rp_filter 0 route_localnet 0 accept_ra 0 autoconf 1 disable_ipv6 0
+        sysctl net/ipv4/ip_forward = 1
+        sysctl net/ipv6/conf/all/forwarding = 1
+        sysctl net/ipv6/conf/default/accept_ra = 1
+        sysctl veth96fa607f3d1: rp_filter 0 route_localnet 0 accept_ra 1 autoconf 1 disable_ipv6 0
+        nft table inet cni-bridge {
+        nft chain postrouting {
+        nft type nat hook postrouting priority srcnat; policy accept;
+        nft ip saddr { 10.64.1.0/24 } ip daddr != { 10.0.0.0/8, 169.254.0.0/16, 224.0.0.0/4 } fib daddr type != local masquerade fully-random comment "pods of cbr0 #*"
+        nft ip6 saddr { fd00:64:1::/64 } ip6 daddr != { fc00::/7, fe80::/10, ff00::/8 } fib daddr type != local masquerade fully-random comment "pods of cbr0 #*"
+        nft }
+        nft }
+    "#;
+
+    const POD: &str = "
+        address 10.64.1.2/24 on eth0
+        address fd00:64:1::2/64 on eth0 nodad
+        link eth0 veth 0a:58:0a:40:01:02 mtu 1500 UP
+        route dev eth0, dst 10.64.1.0/24, prefsrc 10.64.1.2, protocol kernel, scope link
+        route dev eth0, dst default, gateway 10.64.1.1
+        route dev eth0, dst default, gateway fd00:64:1::1, metric 1024
+        route dev eth0, dst fd00:64:1::/64, metric 256, protocol kernel
+        sysctl eth0: rp_filter 0 route_localnet 0 accept_ra 0 autoconf 0 disable_ipv6 0
+    ";
 }

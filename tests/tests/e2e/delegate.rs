@@ -172,60 +172,73 @@ fn an_ipam_that_cannot_be_found_is_an_error() {
     });
 }
 
+#[test]
+#[ignore = "needs namespaces: run scripts/test"]
+fn after_an_ipam_that_failed_nothing_is_left() {
+    on_host(|host| {
+        let (_neighbour, _) = host.pod(&conf::ipv4());
+        for (behaviour, code, words) in [
+            ("error", 11, "stub is busy; with other things"),
+            ("silent-error", 999, "stub"),
+            ("stderr-error", 999, "my disk is gone"),
+            ("junk-error", 999, "my disk is gone"),
+            ("junk", 6, "stub"),
+            ("empty", 6, "stub"),
+            ("bad-version", 6, "9.9.9"),
+            ("null", 999, "missing IP config"),
+            ("no-ips", 999, "missing IP config"),
+            ("slash32", 7, "10.64.1.80/32"),
+        ] {
+            let refusal = fails(host, behaviour, &network());
+            let said = format!("{}; {}", refusal.msg, refusal.details);
+            assert!(
+                said.contains(words) && refusal.code == code,
+                "{behaviour} should be {code} with {words:?}: {refusal:?}"
+            );
+        }
+    });
+}
+
+/// What comes after the IPAM fails: it is told to release just the same.
+#[test]
+#[ignore = "needs namespaces: run scripts/test"]
+fn after_any_later_failure_the_ipam_is_told_too() {
+    on_host(|host| {
+        let (_neighbour, _) = host.pod(&conf::ipv4());
+        let refusal = fails(host, "taken", &network());
+        assert!(refusal.msg.contains("10.99.0.1"), "{refusal:?}");
+    });
+}
+
+#[test]
+#[ignore = "needs namespaces: run scripts/test"]
+fn gc_reaches_the_ipam() {
+    on_host(|host| {
+        let stub = Stub::new("ok");
+        let gc = json!({ "cni.dev/valid-attachments": [] });
+        let conf = conf::with(&network(), &gc);
+        stub.in_path_of(host.request("GC", &conf)).run().done();
+        assert_eq!(stub.calls(), ["GC"]);
+        let stdin: Value = serde_json::from_slice(&stub.stdin_of("GC")).expect("JSON");
+        assert_eq!(stdin["cni.dev/valid-attachments"], json!([]));
+    });
+}
+
+/// "If the IPAM plugin fails, the main plugin must call it with DEL."
+#[test]
+#[ignore = "needs namespaces: run scripts/test"]
+fn an_ipam_that_failed_is_told_to_release() {
+    on_host(|host| {
+        let (_neighbour, _) = host.pod(&conf::ipv4());
+        for behaviour in ["error", "stderr-error", "junk", "no-ips"] {
+            let refusal = fails(host, behaviour, &network());
+            assert_ne!(refusal.code, 0, "{behaviour}: {refusal:?}");
+        }
+    });
+}
+
 mod ours {
     use super::*;
-
-    #[test]
-    #[ignore = "needs namespaces: run scripts/test"]
-    fn after_an_ipam_that_failed_nothing_is_left() {
-        on_host(|host| {
-            let (_neighbour, _) = host.pod(&conf::ipv4());
-            for (behaviour, code, words) in [
-                ("error", 11, "stub is busy; with other things"),
-                ("silent-error", 999, "stub"),
-                ("stderr-error", 999, "my disk is gone"),
-                ("junk-error", 999, "my disk is gone"),
-                ("junk", 6, "stub"),
-                ("empty", 6, "stub"),
-                ("bad-version", 6, "9.9.9"),
-                ("null", 999, "missing IP config"),
-                ("no-ips", 999, "missing IP config"),
-                ("slash32", 7, "10.64.1.80/32"),
-            ] {
-                let refusal = fails(host, behaviour, &network());
-                let said = format!("{}; {}", refusal.msg, refusal.details);
-                assert!(
-                    said.contains(words) && refusal.code == code,
-                    "{behaviour} should be {code} with {words:?}: {refusal:?}"
-                );
-            }
-        });
-    }
-
-    /// What comes after the IPAM fails: it is told to release just the same.
-    #[test]
-    #[ignore = "needs namespaces: run scripts/test"]
-    fn after_any_later_failure_the_ipam_is_told_too() {
-        on_host(|host| {
-            let (_neighbour, _) = host.pod(&conf::ipv4());
-            let refusal = fails(host, "taken", &network());
-            assert!(refusal.msg.contains("10.99.0.1"), "{refusal:?}");
-        });
-    }
-
-    #[test]
-    #[ignore = "needs namespaces: run scripts/test"]
-    fn gc_reaches_the_ipam() {
-        on_host(|host| {
-            let stub = Stub::new("ok");
-            let gc = json!({ "cni.dev/valid-attachments": [] });
-            let conf = conf::with(&network(), &gc);
-            stub.in_path_of(host.request("GC", &conf)).run().done();
-            assert_eq!(stub.calls(), ["GC"]);
-            let stdin: Value = serde_json::from_slice(&stub.stdin_of("GC")).expect("JSON");
-            assert_eq!(stdin["cni.dev/valid-attachments"], json!([]));
-        });
-    }
 
     #[test]
     #[ignore = "needs namespaces: run scripts/test"]

@@ -9,6 +9,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::print_stdout,
     reason = "a test reports by panicking"
 )]
 
@@ -20,6 +21,7 @@ mod del;
 mod delegate;
 mod gc;
 mod interop;
+mod killed;
 mod packets;
 mod parallel;
 mod protocol;

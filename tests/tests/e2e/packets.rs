@@ -202,6 +202,9 @@ mod ours {
                 let world = World::around(host);
                 let (pod, _) = host.pod(&of(subnet));
                 assert_eq!(seen(&pod, &world.outside, "[2001:db8:113::10]:80"), source);
+                // Other unique local addresses are neighbours, as 10.0.0.0/8 is.
+                let pod_itself = source.replace("2001:db8:200::2", "fd00:64:1::2");
+                assert_eq!(seen(&pod, &world.lan, "[fd00:250::10]:80"), pod_itself);
             });
         }
     }
