@@ -21,7 +21,7 @@ use crate::{
     kernel::{Kernel, OwnNetns},
     mac::Mac,
     netns::Netns,
-    object::{bridge, forwarding, masquerade, spoof},
+    object::{bridge, forwarding, masquerade, spoof, vlan},
     plan::{Allocated, Allocation, Plan, Surroundings},
     rtnl::{Host, Index, Link, Pod, family_of, route_address},
 };
@@ -43,7 +43,13 @@ pub(crate) fn check(request: &CheckRequest) -> Result<(), Error> {
     let bridge = bridge::find(&mut kernel.host, &config.bridge)?;
     match &bridge {
         None => differences.push(format!("bridge {} is missing", config.bridge)),
-        Some(bridge) => differences.extend(bridge::check(&mut kernel.host, bridge, &plan.bridge)?),
+        Some(bridge) => {
+            differences.extend(bridge::check(&mut kernel.host, bridge, &plan.bridge)?);
+            if let Some(gateway) = &plan.bridge.gateway_link {
+                let host = &mut kernel.host;
+                differences.extend(vlan::check_gateway_link(host, bridge, gateway)?);
+            }
+        }
     }
     let name = &request.attachment.interface;
     match kernel.pod.find_link(name)? {
@@ -286,6 +292,9 @@ fn check_host_end(
                 "{switch} of bridge port {name} is {is}, it should be {should}"
             ));
         }
+    }
+    if let (Some(vlan), Some(bridge)) = (&plan.veth.vlan, bridge) {
+        differences.extend(vlan::check(&mut kernel.host, &outside, bridge, vlan)?);
     }
     if plan.veth.mac_spoof_check
         && let (Ok(port), Some(mac)) = (name.parse(), inside.mac)

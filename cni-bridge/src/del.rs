@@ -14,7 +14,7 @@ use crate::{
     kernel::{self, Kernel, OwnNetns},
     netns::{self, Netns},
     object::{
-        spoof,
+        masquerade, spoof,
         veth::{self, Foreign},
     },
     rtnl::{Host, Rtnl},
@@ -79,11 +79,11 @@ fn remove_foreign(request: &DelRequest, host: &mut Rtnl<Host>) -> Result<(), Err
     if !is_leased(request, &mut kernel, &pair)? {
         return Ok(());
     }
-    match pair.outside.name.parse::<InterfaceName>() {
-        Ok(name) => veth::remove(host, &name).map(|_was_there| ()),
-        // The kernel has no such names.
-        Err(_impossible) => Ok(()),
+    // The kernel has no name that is none; there is nothing to do if it had.
+    if let Ok(name) = pair.outside.name.parse::<InterfaceName>() {
+        veth::remove(host, &name)?;
     }
+    masquerade::remove_predecessor(&request.attachment)
 }
 
 /// The pair has an address that this attachment holds: the path may lead to another pod,

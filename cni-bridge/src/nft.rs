@@ -4,6 +4,7 @@
 //! bytes. Other tables are never touched.
 
 pub(crate) mod masquerade;
+pub(crate) mod predecessor;
 pub(crate) mod spoof;
 
 use std::io;
@@ -66,18 +67,27 @@ impl Nft {
 
     /// The rules of one of our chains that have a comment; none when it is not there.
     fn rules(&mut self, family: NetfilterProtoFamily, chain: &str) -> Result<Vec<Found>, Error> {
+        let mut rules = Vec::new();
+        self.list_rules(family, TABLE, chain, |payload| rules.extend(found(payload)))?;
+        Ok(rules)
+    }
+
+    /// Reads the rules of a chain, which may be missing.
+    fn list_rules(
+        &mut self,
+        family: NetfilterProtoFamily,
+        table: &str,
+        chain: &str,
+        take: impl FnMut(&[u8]),
+    ) -> Result<(), Error> {
         let message = NfTablesMessage::GetRule(RuleMessage {
             attributes: vec![
-                RuleAttribute::Table(TABLE.to_owned()),
+                RuleAttribute::Table(table.to_owned()),
                 RuleAttribute::Chain(chain.to_owned()),
             ],
         });
-        let operation = format!("list the rules of chain {chain} in nftables table {TABLE}");
-        let mut rules = Vec::new();
-        self.list(operation, envelope(family, message), |payload| {
-            rules.extend(found(payload))
-        })?;
-        Ok(rules)
+        let operation = format!("list the rules of chain {chain} in nftables table {table}");
+        self.list(operation, envelope(family, message), take)
     }
 
     /// Reads a list; what is to be listed may be missing.
@@ -154,23 +164,25 @@ impl Nft {
 
 /// A rule with a comment out of a list.
 fn found(payload: &[u8]) -> Option<Found> {
-    let mut handle = None;
-    let mut text = None;
-    for (kind, value) in Attributes(payload.get(4..)?) {
-        match kind {
-            NFTA_RULE_HANDLE => {
-                handle = value
-                    .first_chunk::<8>()
-                    .map(|number| u64::from_be_bytes(*number))
-            }
-            NFTA_RULE_USERDATA => text = comment(value),
-            _ => {}
-        }
-    }
+    let comment = comment(attribute(payload, NFTA_RULE_USERDATA)?)?;
     Some(Found {
-        handle: handle?,
-        comment: text?,
+        handle: handle(payload)?,
+        comment,
     })
+}
+
+/// The number by which a rule is known.
+fn handle(payload: &[u8]) -> Option<u64> {
+    attribute(payload, NFTA_RULE_HANDLE)?
+        .first_chunk::<8>()
+        .map(|number| u64::from_be_bytes(*number))
+}
+
+/// An attribute behind the header of a message.
+fn attribute(payload: &[u8], wanted: u16) -> Option<&[u8]> {
+    Attributes(payload.get(4..)?)
+        .find(|(kind, _)| *kind == wanted)
+        .map(|(_, value)| value)
 }
 
 /// The comment among a rule's user data: entries of type, length, value.

@@ -10,7 +10,10 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NetlinkDeserializable, Netli
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressMessage},
-    link::{InfoData, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage},
+    link::{
+        AfSpecBridge, BridgeVlanInfo, InfoData, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags,
+        LinkInfo, LinkMessage,
+    },
     route::{RouteAddress, RouteAttribute, RouteMessage},
 };
 
@@ -238,6 +241,27 @@ impl<N> Rtnl<N> {
         Ok(found)
     }
 
+    /// The VLANs that a port of a bridge is a member of; of a range, the first and the last.
+    pub(crate) fn port_vlans(&mut self, port: Index<N>) -> Result<Vec<BridgeVlanInfo>, Error> {
+        let mut message = LinkMessage::default();
+        message.header.interface_family = AddressFamily::Bridge;
+        // The kernel has no way to ask for one port only (`valid_bridge_getlink_req()`).
+        message.attributes.push(LinkAttribute::ExtMask(vec![
+            LinkExtentMask::BrvlanCompressed,
+        ]));
+        let message = RouteNetlinkMessage::GetLink(message);
+        let operation = format!("list the VLANs of bridge port number {}", port.number);
+        let mut found = Vec::new();
+        self.dump(&operation, &message, |message| {
+            if let RouteNetlinkMessage::NewLink(message) = message
+                && message.header.index == port.number
+            {
+                found.extend(vlans(&message));
+            }
+        })?;
+        Ok(found)
+    }
+
     /// The routes of all tables that leave by one link.
     pub(crate) fn routes(
         &mut self,
@@ -415,6 +439,19 @@ impl<N> Link<N> {
     pub(crate) fn is_veth(&self) -> bool {
         self.kind == Some(InfoKind::Veth)
     }
+}
+
+fn vlans(message: &LinkMessage) -> Vec<BridgeVlanInfo> {
+    let mut found = Vec::new();
+    for attribute in &message.attributes {
+        if let LinkAttribute::AfSpecBridge(specifics) = attribute {
+            found.extend(specifics.iter().filter_map(|specific| match specific {
+                AfSpecBridge::VlanInfo(info) => Some(*info),
+                _ => None,
+            }));
+        }
+    }
+    found
 }
 
 fn address(message: &AddressMessage) -> Option<Address> {

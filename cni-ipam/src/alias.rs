@@ -152,7 +152,13 @@ mod tests {
 
     #[test]
     fn other_peoples_aliases_are_none() {
-        for text in ["", "cni", "uplink", "cni cbr0 x eth0", "cni cbr0 x eth0 10.1.2"] {
+        for text in [
+            "",
+            "cni",
+            "uplink",
+            "cni cbr0 x eth0",
+            "cni cbr0 x eth0 10.1.2",
+        ] {
             assert_eq!(text.parse::<Alias>(), Err(NotAnAlias), "{text}");
         }
     }

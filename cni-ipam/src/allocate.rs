@@ -185,3 +185,201 @@ fn resolve(best: &Best, occupancy: &mut impl Occupancy) -> io::Result<Option<IpA
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::range::{Range as AddressRange, RangeSet, Wanted};
+
+    /// Blocks in memory.
+    #[derive(Clone, Debug, Default)]
+    struct Blocks {
+        sequence: u64,
+        slots: BTreeMap<BlockId, [u64; BLOCK]>,
+        summaries: Vec<Summary>,
+    }
+
+    impl Occupancy for Blocks {
+        fn blocks(&self) -> &[Summary] {
+            &self.summaries
+        }
+
+        fn slots(&mut self, n: usize) -> io::Result<[u64; BLOCK]> {
+            Ok(self.slots[&self.summaries[n].id])
+        }
+
+        fn sequence(&self) -> u64 {
+            self.sequence
+        }
+    }
+
+    impl Blocks {
+        fn set(&mut self, address: IpAddr, since: u64) {
+            let id = BlockId::of(address);
+            let slots = self.slots.entry(id).or_insert([NEVER; BLOCK]);
+            slots[usize::from(slot_of(address))] = since;
+            let summary = |(id, slots): (&BlockId, &[u64; BLOCK])| Summary {
+                id: *id,
+                longest_free: *slots.iter().min().unwrap(),
+            };
+            self.summaries = self.slots.iter().map(summary).collect();
+        }
+
+        fn since(&self, address: IpAddr) -> u64 {
+            let slots = self.slots.get(&BlockId::of(address));
+            slots.map_or(NEVER, |slots| slots[usize::from(slot_of(address))])
+        }
+
+        fn lease(&mut self, set: &RangeSet) -> Option<IpAddr> {
+            let address = choose(set.usable(), self).unwrap()?;
+            self.sequence += 1;
+            self.set(address, TAKEN);
+            Some(address)
+        }
+
+        fn release(&mut self, address: IpAddr) {
+            self.sequence += 1;
+            self.set(address, self.sequence);
+        }
+    }
+
+    fn every(set: &RangeSet) -> Vec<IpAddr> {
+        let numbers = |part: &Interval| {
+            let family = part.family;
+            (part.first..=part.last).map(move |number| family.address(number))
+        };
+        set.usable().iter().flat_map(numbers).collect()
+    }
+
+    /// Sets of up to some hundred addresses, over several blocks, with exclusions.
+    fn any_set() -> impl Strategy<Value = RangeSet> {
+        let base = prop_oneof![Just("10.64.0.0/20"), Just("fd00::/116")];
+        let exclude = prop::collection::vec((0_u128..1200, 0_u128..40), 0..6);
+        (base, 1_u128..600, 0_u128..600, 0_u128..1200, exclude).prop_filter_map(
+            "no address is left",
+            |(base, start, len, gateway, exclude)| {
+                let subnet: ipnet::IpNet = base.parse().unwrap();
+                let family = Family::of(subnet.network());
+                let at = |offset| family.address(crate::address::number(subnet.network()) + offset);
+                let hole = |(first, len)| Interval::new(at(first), at(first + len)).unwrap();
+                let wanted = Wanted {
+                    subnet,
+                    start: Some(at(start)),
+                    end: Some(at(start + len)),
+                    gateway: Some(at(gateway)),
+                    exclude: exclude.into_iter().map(hole).collect(),
+                };
+                let range = AddressRange::new(wanted).unwrap();
+                let gateway = Interval::single(range.gateway());
+                let set = RangeSet::new(vec![range], &[gateway]);
+                (!set.usable().is_empty()).then_some(set)
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn all_addresses_are_given_each_once_and_none_that_may_not(set in any_set()) {
+            let range = &set.ranges()[0];
+            let mut blocks = Blocks::default();
+            let mut given = BTreeSet::new();
+            while let Some(address) = blocks.lease(&set) {
+                prop_assert!(given.insert(address), "{} twice", address);
+                prop_assert!(range.first() <= address && address <= range.last());
+                prop_assert_ne!(address, range.gateway());
+                prop_assert_ne!(address, range.subnet().network());
+                prop_assert!(address.is_ipv6() || address != range.subnet().broadcast());
+                prop_assert!(set.may_give(address));
+            }
+            prop_assert_eq!(given, every(&set).into_iter().collect());
+        }
+
+        #[test]
+        fn the_last_free_address_is_found(set in any_set(), pick: prop::sample::Index) {
+            let all = every(&set);
+            let mut blocks = Blocks::default();
+            for address in &all {
+                blocks.set(*address, TAKEN);
+            }
+            let last = *pick.get(&all);
+            blocks.set(last, 5);
+            prop_assert_eq!(blocks.lease(&set), Some(last));
+            prop_assert_eq!(blocks.lease(&set), None);
+        }
+
+        #[test]
+        fn the_longest_free_comes_next_and_the_never_used_before(
+            set in any_set(),
+            steps in prop::collection::vec(prop::option::weighted(0.4, any::<prop::sample::Index>()), 1..300),
+        ) {
+            let mut blocks = Blocks::default();
+            let mut taken: Vec<IpAddr> = Vec::new();
+            for step in steps {
+                match step {
+                    Some(pick) if !taken.is_empty() => {
+                        let at = pick.index(taken.len());
+                        blocks.release(taken.swap_remove(at));
+                    }
+                    _ => {
+                        // In this model nothing rests long enough to come before a new block.
+                        let best = every(&set).into_iter().min_by_key(|at| blocks.since(*at));
+                        let best = best.filter(|at| blocks.since(*at) < TAKEN);
+                        let since = best.map(|at| blocks.since(at));
+                        let got = {
+                            let before = blocks.clone();
+                            let got = blocks.lease(&set);
+                            prop_assert_eq!(got.map(|at| before.since(at)), since);
+                            got
+                        };
+                        prop_assert_eq!(got, best);
+                        taken.extend(got);
+                    }
+                }
+            }
+        }
+    }
+
+    fn set(subnet: &str) -> RangeSet {
+        let wanted = Wanted {
+            subnet: subnet.parse().unwrap(),
+            start: None,
+            end: None,
+            gateway: None,
+            exclude: Vec::new(),
+        };
+        let range = AddressRange::new(wanted).unwrap();
+        let gateway = Interval::single(range.gateway());
+        RangeSet::new(vec![range], &[gateway])
+    }
+
+    #[test]
+    fn a_rested_address_comes_before_a_new_block() {
+        let set = set("10.0.0.0/8");
+        let mut blocks = Blocks::default();
+        let mut addresses: Vec<IpAddr> = (0..254).map(|_| blocks.lease(&set).unwrap()).collect();
+        let first = addresses.remove(0);
+        blocks.release(first);
+        assert_eq!(blocks.lease(&set).unwrap().to_string(), "10.0.1.0");
+        for address in (0..=255).map(|slot| BlockId::of("10.0.1.0".parse().unwrap()).address(slot))
+        {
+            blocks.set(address, TAKEN);
+        }
+        blocks.sequence += REST;
+        assert_eq!(blocks.lease(&set), Some(first));
+    }
+
+    #[test]
+    fn one_pod_that_comes_and_goes_does_not_open_all_blocks_of_a_large_range() {
+        let set = set("fd00::/64");
+        let mut blocks = Blocks::default();
+        for _ in 0..40_000 {
+            let address = blocks.lease(&set).unwrap();
+            blocks.release(address);
+        }
+        assert!(blocks.slots.len() < 40, "{}", blocks.slots.len());
+    }
+}

@@ -516,3 +516,312 @@ fn resolv_conf(path: Option<String>) -> Result<Dns, ConfigError> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn try_parse(text: &str, args: &Args) -> Result<Config, ConfigError> {
+        let network = NetworkConfig::parse(text.as_bytes().to_vec()).unwrap();
+        Config::parse(&network, args)
+    }
+
+    fn ipam(section: &str) -> String {
+        format!(r#"{{"cniVersion":"1.0.0","name":"cbr0","type":"x","ipam":{section}}}"#)
+    }
+
+    fn parse(section: &str) -> Config {
+        try_parse(&ipam(section), &Args::default()).unwrap()
+    }
+
+    fn refused(section: &str) -> String {
+        let error = try_parse(&ipam(section), &Args::default()).unwrap_err();
+        assert_eq!(error.code(), Code::InvalidConfig, "{error}");
+        error.to_string()
+    }
+
+    fn usable(config: &Config) -> Vec<String> {
+        let parts = config.sets().iter().flat_map(RangeSet::usable);
+        parts.map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_subnet_is_enough() {
+        let config = parse(r#"{"subnet":"10.64.1.0/24"}"#);
+        assert_eq!(usable(&config), ["10.64.1.2-10.64.1.254"]);
+        assert_eq!(config.data_dir().path(), Path::new("/run/cni-ipam"));
+        let set = &config.sets()[0];
+        assert_eq!(
+            set.ranges()[0].gateway(),
+            "10.64.1.1".parse::<IpAddr>().unwrap()
+        );
+        assert_eq!(set.to_string(), "10.64.1.1-10.64.1.254");
+    }
+
+    #[test]
+    fn the_smallest_and_the_largest_subnets_work() {
+        for (subnet, expected) in [
+            ("10.64.1.0/30", "10.64.1.2-10.64.1.2"),
+            ("10.0.0.0/8", "10.0.0.2-10.255.255.254"),
+            ("0.0.0.0/0", "0.0.0.2-255.255.255.254"),
+            ("fd00::/126", "fd00::2-fd00::3"),
+            ("fd00::/64", "fd00::2-fd00::10:1"),
+            ("fd00::/8", "fd00::2-fd00::10:1"),
+        ] {
+            let config = parse(&format!(r#"{{"subnet":"{subnet}"}}"#));
+            assert_eq!(usable(&config), [expected], "{subnet}");
+        }
+    }
+
+    #[test]
+    fn empty_strings_and_null_are_unset_and_keys_have_no_case() {
+        let config = parse(
+            r#"{"Subnet":"10.64.1.0/24","rangeStart":"","RANGEEND":"10.64.1.9","gateway":"",
+                "routes":null,"exclude":null,"dataDir":"","resolvConf":"","ranges":null}"#,
+        );
+        assert_eq!(usable(&config), ["10.64.1.2-10.64.1.9"]);
+        assert_eq!(config.data_dir().path(), Path::new(DEFAULT_DATA_DIR));
+    }
+
+    #[test]
+    fn exclusions_may_be_addresses_networks_and_stretches() {
+        let config = parse(
+            r#"{"subnet":"10.64.1.0/24","exclude":["10.64.1.5","10.64.1.128/25","10.64.1.20 - 10.64.1.22",""],
+                "ranges":[[{"subnet":"fd00::/64","rangeEnd":"fd00::9","exclude":["fd00::4"]}]]}"#,
+        );
+        assert_eq!(
+            usable(&config),
+            [
+                "10.64.1.2-10.64.1.4",
+                "10.64.1.6-10.64.1.19",
+                "10.64.1.23-10.64.1.127",
+                "fd00::2-fd00::3",
+                "fd00::5-fd00::9"
+            ]
+        );
+    }
+
+    #[test]
+    fn every_refusal_names_the_key_and_the_value() {
+        for (section, expected) in [
+            (
+                r"{}",
+                "ipam.subnet or ipam.ranges is missing: no IP ranges specified",
+            ),
+            (
+                r#"{"subnet":"10.64.1.7/24"}"#,
+                r#"ipam.subnet "10.64.1.7/24": Network has host bits set: is 10.64.1.0/24 meant?"#,
+            ),
+            (
+                r#"{"subnet":"10.0.0.0/31"}"#,
+                r#"ipam.subnet "10.0.0.0/31": Network 10.0.0.0/31 too small to allocate from"#,
+            ),
+            (
+                r#"{"subnet":"fd00::/127"}"#,
+                r#"ipam.subnet "fd00::/127": Network fd00::/127 too small to allocate from"#,
+            ),
+            (
+                r#"{"subnet":"10.64.1.0"}"#,
+                r#"ipam.subnet "10.64.1.0": invalid IP address syntax"#,
+            ),
+            (
+                r#"{"ranges":[[{"subnet":"10.1.0.0/24"},{"subnet":"10.2.0.0/24","rangeStart":"10.3.0.1"}]]}"#,
+                r#"ipam.ranges[0][1].rangeStart "10.3.0.1": it is not in subnet 10.2.0.0/24"#,
+            ),
+            (
+                r#"{"subnet":"10.1.0.0/24","rangeStart":"10.1.0.9","rangeEnd":"10.1.0.8"}"#,
+                r#"ipam.rangeEnd "10.1.0.8": it is before rangeStart 10.1.0.9"#,
+            ),
+            (
+                r#"{"subnet":"10.1.0.0/24","gateway":"10.1.0.256"}"#,
+                r#"ipam.gateway "10.1.0.256": invalid IP address syntax"#,
+            ),
+            (
+                r#"{"subnet":"10.1.0.0/24","gateway":"fd00::1"}"#,
+                r#"ipam.gateway "fd00::1": it is not of the family of subnet 10.1.0.0/24"#,
+            ),
+            (
+                r#"{"subnet":"10.1.0.0/24","exclude":["10.1.0.9-10.1.0.1"]}"#,
+                r#"ipam.exclude[0] "10.1.0.9-10.1.0.1": it has to be an address, a CIDR or first-last"#,
+            ),
+            (
+                r#"{"subnet":"10.1.0.0/24","exclude":["10.1.0.0/24"]}"#,
+                r#"ipam "10.1.0.1-10.1.0.254": its gateway and exclusions leave no address to give"#,
+            ),
+            (
+                r#"{"ranges":[[]]}"#,
+                "ipam.ranges[0] is missing: a set needs at least one range",
+            ),
+            (
+                r#"{"ranges":[[{}]]}"#,
+                "ipam.ranges[0][0].subnet is missing: a range needs a subnet, such as 10.64.1.0/24",
+            ),
+            (
+                r#"{"ranges":[[{"subnet":"10.1.0.0/24"},{"subnet":"fd00::/64"}]]}"#,
+                r#"ipam.ranges[0][1].subnet "fd00::/64": IPv4 and IPv6 are in one set; each needs a set of its own"#,
+            ),
+            (
+                r#"{"subnet":"10.1.0.0/24","ranges":[[{"subnet":"10.1.0.0/16"}]]}"#,
+                "range 10.1.0.1-10.1.0.254 of subnet 10.1.0.0/24 and range 10.1.0.1-10.1.255.254 \
+                 of subnet 10.1.0.0/16 have addresses in common",
+            ),
+            (
+                r#"{"subnet":"10.1.0.0/24","dataDir":"run/cni"}"#,
+                r#"ipam.dataDir "run/cni": it has to be an absolute path"#,
+            ),
+            (
+                r#"{"subnet":"10.1.0.0/24","resolvConf":"/nowhere/resolv.conf"}"#,
+                r#"ipam.resolvConf "/nowhere/resolv.conf": it is missing"#,
+            ),
+        ] {
+            assert_eq!(refused(section), expected);
+        }
+    }
+
+    #[test]
+    fn a_missing_section_is_an_invalid_configuration() {
+        let text = r#"{"cniVersion":"1.0.0","name":"cbr0","type":"x"}"#;
+        let error = try_parse(text, &Args::default()).unwrap_err();
+        assert_eq!(error.code(), Code::InvalidConfig);
+    }
+
+    #[test]
+    fn a_wrong_type_is_a_decoding_error() {
+        let error = try_parse(&ipam(r#"{"subnet":7}"#), &Args::default()).unwrap_err();
+        assert_eq!(error.code(), Code::Decode);
+    }
+
+    #[test]
+    fn a_gateway_of_one_range_is_given_by_no_other() {
+        let config = parse(
+            r#"{"ranges":[[{"subnet":"10.1.0.0/24","rangeEnd":"10.1.0.20","gateway":"10.1.0.130"},
+                           {"subnet":"10.1.0.0/24","rangeStart":"10.1.0.129","rangeEnd":"10.1.0.140"}]]}"#,
+        );
+        assert_eq!(
+            usable(&config),
+            [
+                "10.1.0.2-10.1.0.20",
+                "10.1.0.129-10.1.0.129",
+                "10.1.0.131-10.1.0.140"
+            ]
+        );
+    }
+
+    #[test]
+    fn ranges_of_the_runtime_come_first() {
+        let text = r#"{"cniVersion":"1.0.0","name":"cbr0","type":"x",
+            "ipam":{"subnet":"10.1.0.0/24","ranges":[[{"subnet":"fd00::/64"}]]},
+            "runtimeConfig":{"ipRanges":[[{"Subnet":"10.9.0.0/24","RangeStart":"10.9.0.5","RangeEnd":"","Gateway":""}]]}}"#;
+        let config = try_parse(text, &Args::default()).unwrap();
+        let sets: Vec<String> = config.sets().iter().map(ToString::to_string).collect();
+        assert_eq!(sets[..2], ["10.9.0.5-10.9.0.254", "10.1.0.1-10.1.0.254"]);
+        assert_eq!(config.static_sets().len(), 2);
+    }
+
+    #[test]
+    fn old_results_have_room_for_one_address_of_a_family() {
+        let text = |second| {
+            format!(
+                r#"{{"cniVersion":"0.2.0","name":"n","ipam":{{"ranges":[[{{"subnet":"10.1.0.0/24"}}],[{{"subnet":"{second}"}}]]}}}}"#
+            )
+        };
+        assert_eq!(
+            try_parse(&text("fd00::/64"), &Args::default())
+                .unwrap()
+                .sets()
+                .len(),
+            2
+        );
+        let error = try_parse(&text("10.2.0.0/24"), &Args::default()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "CNI version 0.2.0 does not support more than 1 address per family"
+        );
+    }
+
+    fn requesting(runtime: &str, args: &str, ip: Option<&str>) -> Result<Config, ConfigError> {
+        let text = format!(
+            r#"{{"cniVersion":"1.0.0","name":"n","ipam":{{"subnet":"10.1.0.0/24"}},"runtimeConfig":{{"ips":{runtime}}},"args":{{"cni":{{"ips":{args}}}}}}}"#
+        );
+        let ip = ip.map(str::to_owned);
+        try_parse(
+            &text,
+            &Args {
+                ip,
+                ..Args::default()
+            },
+        )
+    }
+
+    #[test]
+    fn the_newest_way_of_asking_for_an_address_wins() {
+        let asked = |runtime, args, ip| {
+            let config = requesting(runtime, args, ip).unwrap();
+            config.requested()[0].map(|address| address.to_string())
+        };
+        let (two, three) = (r#"["10.1.0.2/24"]"#, r#"["10.1.0.3"]"#);
+        assert_eq!(
+            asked(two, three, Some("10.1.0.4")).as_deref(),
+            Some("10.1.0.2")
+        );
+        assert_eq!(
+            asked("null", three, Some("10.1.0.4")).as_deref(),
+            Some("10.1.0.3")
+        );
+        assert_eq!(
+            asked("[]", r#"[""]"#, Some("10.1.0.4")).as_deref(),
+            Some("10.1.0.4")
+        );
+        assert_eq!(asked("[]", r#"{"odd":1}"#, Some("")), None);
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_met_is_refused() {
+        for (ip, why) in [
+            ("10.2.0.1", "it is in none of the ranges"),
+            (
+                "10.1.0.1",
+                "in 10.1.0.1-10.1.0.254, it is the gateway's, the network's, excluded, or too \
+                 far from the start",
+            ),
+        ] {
+            let error = requesting("[]", "[]", Some(ip)).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("CNI_ARGS IP {ip:?}: failed to allocate all requested IPs: {why}")
+            );
+        }
+        let error = requesting(r#"["10.1.0.2","10.1.0.3"]"#, "[]", None).unwrap_err();
+        assert!(
+            error.to_string().contains("10.1.0.2 is asked for"),
+            "{error}"
+        );
+        let error = requesting("[]", "[]", Some("web")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            r#"CNI_ARGS IP "web": it is no IP address"#
+        );
+    }
+
+    #[test]
+    fn the_directory_is_found_in_a_configuration_that_is_wrong() {
+        let text = r#"{"cniVersion":"1.0.0","name":"n","ipam":{"subnet":7,"dataDir":"/x","importFrom":"/y"}}"#;
+        let network = NetworkConfig::parse(text.as_bytes().to_vec()).unwrap();
+        let found = data_dir(&network);
+        assert_eq!(found, DataDir::new("/x").with_import_from("/y"));
+    }
+
+    #[test]
+    fn keys_that_mean_nothing_are_listed() {
+        let text = ipam(
+            r#"{"type":"cni-ipam","subnet":"10.1.0.0/24","subnett":1,"ranges":[[{"gate":2}]]}"#,
+        );
+        let network = NetworkConfig::parse(text.into_bytes()).unwrap();
+        let unknown = unknown_keys(&network).unwrap();
+        let mut paths: Vec<String> = unknown.into_iter().map(|key| key.path).collect();
+        paths.sort_unstable();
+        assert_eq!(paths, ["ipam.ranges[0][0].gate", "ipam.subnett"]);
+    }
+}

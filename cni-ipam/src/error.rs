@@ -108,7 +108,10 @@ impl fmt::Display for Exhausted {
             Some(dir) => format!(" --data-dir {}", dir.display()),
             None => String::new(),
         };
-        write!(f, "{place}`, then `cni-ipam repair --network {network}{place}`")
+        write!(
+            f,
+            "{place}`, then `cni-ipam repair --network {network}{place}`"
+        )
     }
 }
 

@@ -110,7 +110,9 @@ fn sources(store: &Store<'_>, from: Option<&Path>) -> Result<Vec<Source>, Error>
     let mut sources = Vec::new();
     for path in [Some(store.path.clone()), elsewhere].into_iter().flatten() {
         let in_place = is_same(&path, &store.path);
-        let is_known = sources.iter().any(|known: &Source| is_same(&path, &known.path));
+        let is_known = sources
+            .iter()
+            .any(|known: &Source| is_same(&path, &known.path));
         let failed = |error| Error::io("read", &path, error);
         if !is_known && is_host_locals(&path).map_err(failed)? {
             sources.extend(lock_source(path, in_place, store)?);
@@ -154,11 +156,7 @@ fn is_absence(error: &io::Error) -> bool {
 }
 
 /// Takes host-local's lock. `None` when the directory was moved aside while we waited.
-fn lock_source(
-    path: PathBuf,
-    in_place: bool,
-    store: &Store<'_>,
-) -> Result<Option<Source>, Error> {
+fn lock_source(path: PathBuf, in_place: bool, store: &Store<'_>) -> Result<Option<Source>, Error> {
     let name = path.join(LOCK);
     let failed = |operation, error| Error::io(operation, &name, error);
     let opened = File::options()
@@ -187,7 +185,8 @@ fn lock_source(
     }
     let there = fs::symlink_metadata(&name);
     let ours = file.metadata().map_err(|error| failed("read", error))?;
-    let is_current = there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()));
+    let is_current =
+        there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()));
     Ok(is_current.then_some(Source {
         path,
         in_place,
@@ -255,8 +254,7 @@ impl Source {
 
 /// Exchanges two names at once, or one after the other where the file system cannot.
 fn swap(new: &Path, old: &Path) -> io::Result<()> {
-    let exchanged =
-        fcntl::renameat2(AT_FDCWD, new, AT_FDCWD, old, RenameFlags::RENAME_EXCHANGE);
+    let exchanged = fcntl::renameat2(AT_FDCWD, new, AT_FDCWD, old, RenameFlags::RENAME_EXCHANGE);
     match exchanged {
         Err(nix::Error::EINVAL | nix::Error::ENOSYS) => {
             let between = new.with_extension("swap");
@@ -349,4 +347,150 @@ fn merge(locked: &mut Locked, records: &[Record]) -> Result<(), Fault> {
         })?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::{
+        config::DataDir,
+        release::release_in,
+        testing::{Node, attachment, parse_config},
+    };
+
+    /// A node on which host-local has three pods and a dead record, and what else there is.
+    fn moving(in_place: bool) -> (Node, PathBuf) {
+        let mut node = Node::new(r#""subnet":"10.64.1.0/28""#);
+        let host_local = node
+            .dir
+            .path()
+            .join(if in_place { "data" } else { "host-local" });
+        let there = host_local.join("cbr0");
+        fs::create_dir_all(&there).unwrap();
+        for (name, content) in [
+            ("10.64.1.2", "c2\r\neth0"),
+            ("10.64.1.3", "c3"),
+            ("10.64.1.7", "c7\r\neth0"),
+            ("10.64.1.8", ""),
+            ("10.64.1.9", "dead\r\neth0"),
+            ("lock", ""),
+            ("last_reserved_ip.0", "10.64.1.7"),
+        ] {
+            fs::write(there.join(name), content).unwrap();
+        }
+        let before_boot = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let dead = File::options()
+            .write(true)
+            .open(there.join("10.64.1.9"))
+            .unwrap();
+        dead.set_modified(before_boot).unwrap();
+        let data = node.dir.path().join("data");
+        node.config = parse_config(&format!(
+            r#"{{"cniVersion":"1.0.0","name":"cbr0","type":"x","ipam":{{"subnet":"10.64.1.0/28","dataDir":{data:?},"importFrom":{host_local:?}}}}}"#
+        ));
+        (node, there)
+    }
+
+    const TAKEN_OVER: [&str; 3] = ["10.64.1.2 c2 eth0", "10.64.1.3 c3 -", "10.64.1.7 c7 eth0"];
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn pods_of_host_local_keep_their_addresses_and_can_be_deleted() {
+        let (node, there) = moving(false);
+        let got: Vec<String> = (0..3).map(|n| node.add(&format!("new{n}"))).collect();
+        assert_eq!(got, ["10.64.1.4", "10.64.1.5", "10.64.1.6"]);
+        let taken = node.taken();
+        assert!(
+            TAKEN_OVER
+                .iter()
+                .all(|line| taken.iter().any(|t| t == line)),
+            "{taken:?}"
+        );
+        for id in ["c2", "c3", "c7", "new0", "new1", "new2"] {
+            node.del(id);
+        }
+        assert_eq!(node.taken(), [""; 0]);
+
+        let note = fs::read_to_string(&there).unwrap();
+        assert!(note.contains("To go back to host-local"), "{note}");
+        let aside = there.with_file_name("cbr0.imported-by-cni-ipam");
+        assert_eq!(names(&aside).len(), 7);
+    }
+
+    #[test]
+    fn it_happens_once() {
+        let (node, there) = moving(false);
+        node.add("new");
+        node.del("c2");
+        // Somebody rolled back, and forward again.
+        fs::remove_file(&there).unwrap();
+        fs::create_dir(&there).unwrap();
+        fs::write(there.join("10.64.1.5"), "c5\r\neth0").unwrap();
+        node.add("new2");
+        assert!(there.join("10.64.1.5").exists());
+        assert_eq!(node.taken().len(), 4);
+    }
+
+    #[test]
+    fn a_pod_that_is_deleted_before_the_move_is_deleted_where_it_is() {
+        let (node, there) = moving(false);
+        node.del("c2");
+        node.del("c3");
+        assert!(!node.path().exists());
+        assert!(!there.join("10.64.1.2").exists() && !there.join("10.64.1.3").exists());
+        node.add("new");
+        assert_eq!(node.taken(), ["10.64.1.2 new eth0", "10.64.1.7 c7 eth0"]);
+    }
+
+    #[test]
+    fn a_store_in_host_locals_own_directory_takes_it_over_too() {
+        let (node, there) = moving(true);
+        assert_eq!(node.add("new"), "10.64.1.4");
+        assert_eq!(node.taken().len(), 4);
+        assert_eq!(names(&there), ["10.64.1.leases", "index", "lock", "pools"]);
+        assert!(
+            there.join("lock").is_dir(),
+            "host-local cannot take its lock"
+        );
+        node.del("c3");
+        node.add("again");
+        assert_eq!(node.taken().len(), 4);
+    }
+
+    #[test]
+    fn a_host_local_that_holds_its_lock_is_waited_for_and_named() {
+        let (node, there) = moving(false);
+        let held = File::open(there.join("lock")).unwrap();
+        held.lock().unwrap();
+        let store = Store {
+            patience: Duration::from_millis(30),
+            ..node.store()
+        };
+        let data_dir = node.data_dir();
+        let refused = release_in(&store, &data_dir, &attachment("c2")).unwrap_err();
+        assert!(refused.is_busy(), "{refused}");
+        let refused = import(&store, data_dir.import_from()).unwrap_err();
+        assert!(refused.is_busy(), "{refused}");
+        assert!(there.join("10.64.1.2").exists());
+    }
+
+    #[test]
+    fn nothing_to_take_over_is_nothing() {
+        let node = Node::new(r#""subnet":"10.64.1.0/28""#);
+        let nowhere = node.dir.path().join("nowhere");
+        import(&node.store(), Some(&nowhere)).unwrap();
+        let data_dir = DataDir::new(node.dir.path().join("data")).with_import_from(&nowhere);
+        release_in(&node.store(), &data_dir, &attachment("c1")).unwrap();
+        assert_eq!(names(node.dir.path()), [""; 0]);
+    }
 }

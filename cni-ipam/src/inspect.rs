@@ -7,6 +7,8 @@ use std::{
     io::{self, ErrorKind},
     net::IpAddr,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use cni_protocol::NetworkName;
@@ -30,6 +32,9 @@ use crate::{
         snapshot::Snapshot,
     },
 };
+
+/// How long a DEL may need between its link and its lease.
+const SECOND_LOOK: Duration = Duration::from_millis(100);
 
 /// One network's store at this moment.
 #[derive(Clone, Debug)]
@@ -214,12 +219,7 @@ impl Links {
 }
 
 /// `None` for an address that was never given.
-fn record(
-    address: IpAddr,
-    reading: &Reading,
-    store: &Store<'_>,
-    links: &Links,
-) -> Option<Record> {
+fn record(address: IpAddr, reading: &Reading, store: &Store<'_>, links: &Links) -> Option<Record> {
     let quarantined = Record {
         address,
         state: Occupation::Quarantined,
@@ -236,10 +236,10 @@ fn record(
         Reading::Line(_) | Reading::Damaged => return Some(quarantined),
     };
     let owner = line.owner.as_ref()?;
-    let link = reclaim::link_of(line, store.network.as_str())
+    let host_link = reclaim::link_of(line, store.network.as_str())
         .filter(|_| line.made == Made::ByBridge)
-        .map(|link| link.to_string());
-    let is_present = link.as_ref().map(|link| links.names.contains(link));
+        .map(|name| name.to_string());
+    let is_present = host_link.as_ref().map(|name| links.names.contains(name));
     Some(Record {
         state: match line.state {
             State::Active if line.is_taken(store.boot) => Occupation::Used,
@@ -256,7 +256,7 @@ fn record(
             Made::ByImport => "host-local",
             Made::Never => "-",
         },
-        link,
+        link: host_link,
         link_is_present: is_present.filter(|_| reclaim::can_be_proved(line, links.netns)),
         ..quarantined
     })
@@ -307,7 +307,19 @@ pub fn verify(data_dir: &DataDir, network: &NetworkName) -> Result<Option<Vec<Pr
     verify_in(&Store::new(data_dir, network, &Here)?)
 }
 
+/// A pod that comes or goes during the look is no problem: what counts is what is still
+/// wrong at a second look.
 pub(crate) fn verify_in(store: &Store<'_>) -> Result<Option<Vec<Problem>>, Error> {
+    let mut problems = look(store)?;
+    if let Some(problems) = problems.as_mut().filter(|problems| !problems.is_empty()) {
+        thread::sleep(SECOND_LOOK);
+        let again = look(store)?.unwrap_or_default();
+        problems.retain(|problem| again.contains(problem));
+    }
+    Ok(problems)
+}
+
+fn look(store: &Store<'_>) -> Result<Option<Vec<Problem>>, Error> {
     let before = index(store)?;
     let Some(snapshot) = read(store)? else {
         return Ok(None);
@@ -356,7 +368,11 @@ fn abandoned(snapshot: &Snapshot, store: &Store<'_>, links: &Links) -> Vec<Probl
             && !links.names.contains(link.as_str());
         is_abandoned.then(|| Problem::Abandoned {
             address: line.address,
-            container: line.owner.as_ref().map_or("", |owner| &owner.key).to_owned(),
+            container: line
+                .owner
+                .as_ref()
+                .map_or("", |owner| &owner.key)
+                .to_owned(),
         })
     };
     snapshot.taken().filter_map(problem).collect()
@@ -364,7 +380,10 @@ fn abandoned(snapshot: &Snapshot, store: &Store<'_>, links: &Links) -> Vec<Probl
 
 fn unrecorded(snapshot: &Snapshot, store: &Store<'_>, links: &Links) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let ours = links.aliases.iter().filter(|(_, alias)| alias.network == *store.network);
+    let ours = links
+        .aliases
+        .iter()
+        .filter(|(_, alias)| alias.network == *store.network);
     for (link, alias) in ours {
         for address in &alias.addresses {
             let is_recorded = snapshot.taken().any(|line| {

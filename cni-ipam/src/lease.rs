@@ -143,7 +143,7 @@ impl Wish<'_> {
         let mut granted = Vec::with_capacity(sets.len());
         for (n, (set, requested)) in sets.iter().zip(self.config.requested()).enumerate() {
             let address = match requested {
-                Some(address) => self.claim(locked, *address, set)?,
+                Some(address) => claim(locked, *address, set)?,
                 None => match locked.choose(set.usable())? {
                     Some(address) => address,
                     None => return Ok(Answer::Exhausted(n)),
@@ -161,24 +161,6 @@ impl Wish<'_> {
         locked.publish_pools(hash, &pools)?;
         let fresh = true;
         Ok(Answer::Leased(Leased { leases, fresh }))
-    }
-
-    /// The requested address, if it is free.
-    fn claim(&self, locked: &mut Locked, at: IpAddr, set: &RangeSet) -> Result<IpAddr, Fault> {
-        if locked.is_free(at)? {
-            return Ok(at);
-        }
-        let owner = match locked.find(at)? {
-            Some(Reading::Line(Line {
-                owner: Some(owner), ..
-            })) => format!("container {} {}", owner.key, owner.interface),
-            _ => "nobody knows who".to_owned(),
-        };
-        Err(Fault::Refused(Error::Requested {
-            address: at,
-            set: set.to_string(),
-            owner,
-        }))
     }
 
     /// An attachment that has its addresses cannot ask for others.
@@ -254,6 +236,24 @@ impl Wish<'_> {
     }
 }
 
+/// The requested address, if it is free.
+fn claim(locked: &mut Locked, at: IpAddr, set: &RangeSet) -> Result<IpAddr, Fault> {
+    if locked.is_free(at)? {
+        return Ok(at);
+    }
+    let owner = match locked.find(at)? {
+        Some(Reading::Line(Line {
+            owner: Some(owner), ..
+        })) => format!("container {} {}", owner.key, owner.interface),
+        _ => "nobody knows who".to_owned(),
+    };
+    Err(Fault::Refused(Error::Requested {
+        address: at,
+        set: set.to_string(),
+        owner,
+    }))
+}
+
 /// The addresses that an owner has, in the order of the sets, if they are exactly one of each.
 fn fitting(held: &[Held], sets: &[RangeSet]) -> Option<Vec<IpAddr>> {
     if held.len() != sets.len() {
@@ -290,7 +290,7 @@ fn pools(config: &Config) -> (u64, String) {
             let last = part.family.address(part.last);
             let subnet = set.range_of(first).map(|range| range.subnet().to_string());
             let subnet = subnet.unwrap_or_default();
-            text.push_str(&format!("{n} {subnet} {first} {last}\n"));
+            text.extend([format!("{n} {subnet} {first} {last}\n")]);
         }
     }
     let mut hasher = SipHasher13::new();
@@ -401,7 +401,13 @@ mod tests {
         let got: Vec<String> = (2..7).map(|n| node.add(&format!("c{n}"))).collect();
         assert_eq!(
             got,
-            ["10.64.1.2", "10.64.1.3", "10.64.1.4", "10.64.1.5", "10.64.1.6"]
+            [
+                "10.64.1.2",
+                "10.64.1.3",
+                "10.64.1.4",
+                "10.64.1.5",
+                "10.64.1.6"
+            ]
         );
     }
 
@@ -491,7 +497,10 @@ mod tests {
         assert_eq!(node.add("c1"), "10.64.1.2, fd00::2");
         assert_eq!(node.add("c2"), "10.64.1.3, fd00::3");
         let error = node.lease("c3").unwrap_err();
-        assert!(error.to_string().contains("range set: fd00::2-fd00::3"), "{error}");
+        assert!(
+            error.to_string().contains("range set: fd00::2-fd00::3"),
+            "{error}"
+        );
         assert_eq!(node.taken().len(), 4);
         node.del("c1");
         assert_eq!(node.taken(), ["10.64.1.3 c2 eth0", "fd00::3 c2 eth0"]);
@@ -603,6 +612,9 @@ mod tests {
         node.config = config(SMALL, &node.dir.path().join("data"));
         node.add("c2");
         let text = std::fs::read_to_string(node.path().join("pools")).unwrap();
-        assert!(text.ends_with("0 10.64.1.0/29 10.64.1.2 10.64.1.6\n"), "{text}");
+        assert!(
+            text.ends_with("0 10.64.1.0/29 10.64.1.2 10.64.1.6\n"),
+            "{text}"
+        );
     }
 }

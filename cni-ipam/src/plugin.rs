@@ -53,8 +53,7 @@ impl Plugin for Ipam {
     fn add(&self, request: &AddRequest) -> Result<AddResult, Error> {
         let config = Config::parse(&request.config, &request.args)?;
         let pod = request.args.pod();
-        let leased =
-            cni_ipam::lease(&config, &request.attachment, Maker::Other, pod.as_deref())?;
+        let leased = cni_ipam::lease(&config, &request.attachment, Maker::Other, pod.as_deref())?;
         if !leased.fresh {
             refuse_live_duplicate(request, &leased.leases)?;
         }
@@ -73,7 +72,10 @@ impl Plugin for Ipam {
 
     fn check(&self, request: &CheckRequest) -> Result<(), Error> {
         let config = Config::parse(&request.config, &request.args)?;
-        let result = request.config.prev_result()?.ok_or(Error::MissingPrevResult)?;
+        let result = request
+            .config
+            .prev_result()?
+            .ok_or(Error::MissingPrevResult)?;
         // Another plugin of the chain may have added addresses that are not ours.
         let ours = |address: &IpAddr| config.sets().iter().any(|set| set.contains(*address));
         let expected: Vec<IpAddr> = result

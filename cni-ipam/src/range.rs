@@ -42,7 +42,11 @@ impl Range {
     /// Checks a range and fills in what was not written.
     pub(crate) fn new(wanted: Wanted) -> Result<Self, Refused> {
         let subnet = wanted.subnet;
-        let refuse = |key, value: String, problem: String| Refused { key, value, problem };
+        let refuse = |key, value: String, problem: String| Refused {
+            key,
+            value,
+            problem,
+        };
         if subnet.trunc() != subnet {
             let meant = subnet.trunc();
             let problem = format!("Network has host bits set: is {meant} meant?");
@@ -171,7 +175,9 @@ impl RangeSet {
 
     /// The range that an address lies in, given or not.
     pub(crate) fn range_of(&self, address: IpAddr) -> Option<&Range> {
-        self.ranges.iter().find(|range| range.bounds.contains(address))
+        self.ranges
+            .iter()
+            .find(|range| range.bounds.contains(address))
     }
 
     /// The first two ranges of `self` and `other` that have an address in common.

@@ -68,9 +68,8 @@ pub(crate) fn reclaim(store: &Store<'_>, mode: Mode) -> Result<Report, Error> {
         });
     }
     let condemned = condemn(store, &candidates)?;
-    let (gone, alive): (Vec<Line>, Vec<Line>) = condemned
-        .into_iter()
-        .partition(|line| is_gone(store, line));
+    let (gone, alive): (Vec<Line>, Vec<Line>) =
+        condemned.into_iter().partition(|line| is_gone(store, line));
     acquit(store, &alive)?;
     Ok(Report {
         reclaimed: free_unchanged(store, &gone)?,
@@ -120,8 +119,8 @@ fn condemn(store: &Store<'_>, candidates: &[Line]) -> Result<Vec<Line>, Error> {
 
 /// Whether there is certainly no link of the lease's owner.
 fn is_gone(store: &Store<'_>, line: &Line) -> bool {
-    let link = link_of(line, store.network.as_str());
-    link.is_some_and(|link| matches!(store.host.exists(&link), Ok(false)))
+    let name = link_of(line, store.network.as_str());
+    name.is_some_and(|name| matches!(store.host.exists(&name), Ok(false)))
 }
 
 /// Takes condemnations back: the owners live, or it could not be found out.
@@ -169,21 +168,26 @@ mod tests {
     #[test]
     fn a_full_node_reclaims_what_is_provably_gone_and_nothing_else() {
         let node = full();
-        assert!(node.lease("new").is_err());
+        node.lease("new").unwrap_err();
         node.remove_link("c4");
         assert_eq!(node.add("new"), "10.64.1.4");
-        assert!(node.lease("new2").is_err());
+        node.lease("new2").unwrap_err();
     }
 
     #[test]
     fn without_proof_nothing_is_reclaimed() {
         let node = Node::new(POOL);
         node.lease_by("other", Maker::Other).unwrap();
-        let elsewhere = Maker::Bridge { host_netns: NETNS + 1 };
+        let elsewhere = Maker::Bridge {
+            host_netns: NETNS + 1,
+        };
         node.lease_by("elsewhere", elsewhere).unwrap();
         node.age(OLD);
         node.lease("young").unwrap();
-        assert_eq!(reclaim(&node.store(), Mode::Real).unwrap(), Report::default());
+        assert_eq!(
+            reclaim(&node.store(), Mode::Real).unwrap(),
+            Report::default()
+        );
         assert_eq!(node.taken().len(), 3);
     }
 
@@ -193,13 +197,19 @@ mod tests {
         node.remove_link("c4");
         // The clock was set back by an hour.
         for line in node.snapshot().taken() {
-            let later = Line { time: line.time + 3600, ..line.clone() };
+            let later = Line {
+                time: line.time + 3600,
+                ..line.clone()
+            };
             let store = node.store();
             store
                 .transact(Absent::Leave, |locked| locked.rewrite(later.clone()))
                 .unwrap();
         }
-        assert_eq!(reclaim(&node.store(), Mode::Real).unwrap(), Report::default());
+        assert_eq!(
+            reclaim(&node.store(), Mode::Real).unwrap(),
+            Report::default()
+        );
     }
 
     #[test]
@@ -216,8 +226,15 @@ mod tests {
         let node = full();
         node.remove_link("c4");
         *node.links.broken.lock().unwrap() = true;
-        assert_eq!(reclaim(&node.store(), Mode::Real).unwrap(), Report::default());
-        assert!(node.snapshot().taken().all(|line| line.state == State::Active));
+        assert_eq!(
+            reclaim(&node.store(), Mode::Real).unwrap(),
+            Report::default()
+        );
+        assert!(
+            node.snapshot()
+                .taken()
+                .all(|line| line.state == State::Active)
+        );
     }
 
     /// What an ADD does that is as slow as can be: its link is made, and its lease

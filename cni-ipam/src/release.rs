@@ -235,13 +235,19 @@ mod tests {
         node.age(100);
         let report = gc_in(&node.store(), None).unwrap();
         assert!(report.only_proven);
-        assert_eq!(node.taken(), ["10.64.1.2 alive eth0", "10.64.1.4 other eth0"]);
+        assert_eq!(
+            node.taken(),
+            ["10.64.1.2 alive eth0", "10.64.1.4 other eth0"]
+        );
     }
 
     #[test]
     fn a_gc_of_no_store_makes_none() {
         let node = Node::new(POOL);
-        assert_eq!(gc_in(&node.store(), Some(&[])).unwrap(), GcReport::default());
+        assert_eq!(
+            gc_in(&node.store(), Some(&[])).unwrap(),
+            GcReport::default()
+        );
         assert!(gc_in(&node.store(), None).unwrap().released.is_empty());
         assert!(!node.path().exists());
     }
@@ -266,6 +272,9 @@ mod tests {
         std::fs::create_dir(node.path().join("index")).unwrap();
         let reply = node.try_del("c1").unwrap_err().reply();
         let text = reply.to_string().to_lowercase();
-        assert!(!text.contains("not found") && !text.contains("no such file"), "{text}");
+        assert!(
+            !text.contains("not found") && !text.contains("no such file"),
+            "{text}"
+        );
     }
 }

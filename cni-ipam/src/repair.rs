@@ -48,7 +48,11 @@ pub(crate) fn repair_in(store: &Store<'_>, how: Repair) -> Result<Option<Repaire
         return Ok(None);
     };
     let left = match how {
-        Repair::DryRun => before.iter().filter(|problem| !may_heal(problem)).cloned().collect(),
+        Repair::DryRun => before
+            .iter()
+            .filter(|problem| !may_heal(problem))
+            .cloned()
+            .collect(),
         Repair::Do => {
             store.rebuild()?;
             reclaim::reclaim(store, Mode::Real)?;
@@ -136,7 +140,10 @@ mod tests {
     #[test]
     fn a_healthy_store_has_no_problems() {
         assert_eq!(problems(&node()), [""; 0]);
-        assert_eq!(repair_in(&node().store(), Repair::Do).unwrap(), Some(Repaired::default()));
+        assert_eq!(
+            repair_in(&node().store(), Repair::Do).unwrap(),
+            Some(Repaired::default())
+        );
     }
 
     #[test]
@@ -165,7 +172,10 @@ mod tests {
         node.remove_link("c3");
         node.damage("10.64.1.3", 77);
         let repaired = repair_in(&node.store(), Repair::Do).unwrap().unwrap();
-        assert_eq!(repaired.left, [Problem::Quarantined("10.64.1.3".parse().unwrap())]);
+        assert_eq!(
+            repaired.left,
+            [Problem::Quarantined("10.64.1.3".parse().unwrap())]
+        );
         let freed = release_address_in(&node.store(), "10.64.1.3".parse().unwrap()).unwrap();
         assert_eq!(freed, Some(unknown()));
         assert_eq!(problems(&node), [""; 0]);
@@ -178,7 +188,10 @@ mod tests {
         let node = node();
         node.age(100);
         node.remove_link("c3");
-        assert_eq!(problems(&node), ["10.64.1.3: container c3 has it, but no link"]);
+        assert_eq!(
+            problems(&node),
+            ["10.64.1.3: container c3 has it, but no link"]
+        );
         let repaired = repair_in(&node.store(), Repair::DryRun).unwrap().unwrap();
         assert_eq!((repaired.solved.len(), repaired.left.len()), (1, 0));
         assert_eq!(node.taken().len(), 3, "a dry run changes nothing");

@@ -18,6 +18,12 @@
 
 pub(crate) mod block;
 pub(crate) mod boot;
+#[cfg(test)]
+mod crowd;
+#[cfg(test)]
+mod damage;
+#[cfg(test)]
+mod death;
 pub(crate) mod dir;
 #[cfg(test)]
 pub(crate) mod faults;
@@ -27,12 +33,6 @@ pub(crate) mod lock;
 mod locked;
 mod rebuild;
 pub(crate) mod snapshot;
-#[cfg(test)]
-mod crowd;
-#[cfg(test)]
-mod damage;
-#[cfg(test)]
-mod death;
 #[cfg(test)]
 mod speed;
 
@@ -199,7 +199,9 @@ impl<'a> Store<'a> {
             match done {
                 Ok(done) => {
                     let unsynced = locked.unlock();
-                    unsynced.sync().map_err(|error| self.failed("sync", error))?;
+                    unsynced
+                        .sync()
+                        .map_err(|error| self.failed("sync", error))?;
                     return Ok(Some(done));
                 }
                 Err(Fault::Contradiction) => distrusted = true,
@@ -249,7 +251,10 @@ impl<'a> Store<'a> {
                 }
             }
             // Somebody may have removed the directory while we waited.
-            if dir.is_current().map_err(|error| self.failed("open", error))? {
+            if dir
+                .is_current()
+                .map_err(|error| self.failed("open", error))?
+            {
                 return Ok(Some(dir));
             }
         }

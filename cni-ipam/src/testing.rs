@@ -35,7 +35,7 @@ pub(crate) const NETNS: u64 = 4_026_531_840;
 /// Links as a test says they are.
 #[derive(Default)]
 pub(crate) struct Links {
-    pub(crate) links: Mutex<BTreeMap<String, Option<Alias>>>,
+    pub(crate) there: Mutex<BTreeMap<String, Option<Alias>>>,
     /// Called before each look for a link.
     pub(crate) on_look: Mutex<Option<Box<dyn FnMut() + Send>>>,
     pub(crate) broken: Mutex<bool>,
@@ -43,13 +43,15 @@ pub(crate) struct Links {
 
 impl Host for Links {
     fn aliases(&self) -> io::Result<Vec<(String, Alias)>> {
-        let links = self.links.lock().unwrap();
-        let aliases = links.iter().filter_map(|(n, a)| Some((n.clone(), a.clone()?)));
+        let links = self.there.lock().unwrap();
+        let aliases = links
+            .iter()
+            .filter_map(|(n, a)| Some((n.clone(), a.clone()?)));
         Ok(aliases.collect())
     }
 
     fn names(&self) -> io::Result<Vec<String>> {
-        Ok(self.links.lock().unwrap().keys().cloned().collect())
+        Ok(self.there.lock().unwrap().keys().cloned().collect())
     }
 
     fn exists(&self, link: &InterfaceName) -> io::Result<bool> {
@@ -59,7 +61,7 @@ impl Host for Links {
         if *self.broken.lock().unwrap() {
             return Err(ErrorKind::TimedOut.into());
         }
-        Ok(self.links.lock().unwrap().contains_key(link.as_str()))
+        Ok(self.there.lock().unwrap().contains_key(link.as_str()))
     }
 
     fn netns(&self) -> io::Result<u64> {
@@ -141,13 +143,13 @@ impl Node {
         let addresses = leased.leases.iter().map(|lease| lease.address.addr());
         let alias = Alias::new(&attachment(id), addresses.collect(), None);
         let name = names::host_link(&attachment(id)).to_string();
-        self.links.links.lock().unwrap().insert(name, Some(alias));
+        self.links.there.lock().unwrap().insert(name, Some(alias));
         texts(&leased)
     }
 
     pub(crate) fn remove_link(&self, id: &str) {
         let name = names::host_link(&attachment(id)).to_string();
-        self.links.links.lock().unwrap().remove(&name);
+        self.links.there.lock().unwrap().remove(&name);
     }
 
     pub(crate) fn del(&self, id: &str) {

@@ -36,7 +36,7 @@ impl Failure for InvalidArgs {
 
 impl Args {
     /// Reads `KEY=VALUE;KEY=VALUE` and refuses what it does not know, as ADD has to.
-    pub(crate) fn parse(text: &OsStr) -> Result<Self, InvalidArgs> {
+    pub fn parse(text: &OsStr) -> Result<Self, InvalidArgs> {
         let Some(text) = text.to_str() else {
             return Err(InvalidArgs::NotUtf8(text.to_string_lossy().into_owned()));
         };
@@ -62,7 +62,7 @@ impl Args {
     }
 
     /// Reads what can be read. All but ADD must work whatever stands there.
-    pub(crate) fn parse_tolerantly(text: &OsStr) -> Self {
+    pub fn parse_tolerantly(text: &OsStr) -> Self {
         let mut args = Self::default();
         for pair in pairs(&text.to_string_lossy()) {
             if let Some((key, value)) = pair.split_once('=') {

@@ -99,13 +99,13 @@ impl ErrorReply {
         }
         Self {
             code,
-            msg: error.to_string(),
+            msg: one_line(&error.to_string()),
             details: (!causes.is_empty()).then(|| causes.join(": ")),
         }
     }
 
     /// The error document of the specification.
-    pub(crate) fn to_json(&self, version: Version) -> String {
+    pub fn to_json(&self, version: Version) -> String {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
         struct Wire<'a> {
@@ -134,6 +134,19 @@ impl fmt::Display for ErrorReply {
             None => Ok(()),
         }
     }
+}
+
+/// Values from a configuration may have line breaks, which a message shows as `\n`.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            line.extend(c.escape_debug());
+        } else {
+            line.push(c);
+        }
+    }
+    line
 }
 
 /// An error that a plugin can end with.
@@ -171,6 +184,16 @@ mod tests {
             r#"{"cniVersion":"0.4.0","code":5,"msg":"cannot read /run/x","details":"the disk is on fire"}"#
         );
         assert_eq!(reply.to_string(), "cannot read /run/x; the disk is on fire");
+    }
+
+    #[test]
+    fn a_message_is_one_line_whatever_it_quotes() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("\"ipMasqBackend\" is \"{0}\"")]
+        struct Quoting(&'static str);
+
+        let reply = ErrorReply::of(&Quoting("a\nb\u{7f}\u{fc}\\\"c\""), Code::InvalidConfig);
+        assert_eq!(reply.msg, r#""ipMasqBackend" is "a\nb\u{7f}ü\"c"""#);
     }
 
     #[test]

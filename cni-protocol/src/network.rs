@@ -95,7 +95,7 @@ impl NetworkConfig {
     }
 
     /// What GC may not touch. `None`: the runtime does not say.
-    pub(crate) fn valid_attachments(&self) -> Result<Option<Vec<ValidAttachment>>, DecodeError> {
+    pub fn valid_attachments(&self) -> Result<Option<Vec<ValidAttachment>>, DecodeError> {
         let json = &self.document.json;
         let Some(key) = VALID_ATTACHMENTS.into_iter().find(|key| json.has_key(key)) else {
             return Ok(None);

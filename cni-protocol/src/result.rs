@@ -113,7 +113,7 @@ impl AddResult {
     }
 
     /// As [`AddResult::to_json`], in the order of keys that people expect.
-    pub(crate) fn to_text(&self, version: Version) -> Result<String, NotRepresentable> {
+    pub fn to_text(&self, version: Version) -> Result<String, NotRepresentable> {
         let text = match version {
             Version::V0_1_0 | Version::V0_2_0 => {
                 serde_json::to_string(&legacy::Wire::new(self, version)?)
@@ -375,6 +375,18 @@ mod tests {
         assert_eq!(
             AddResult::default().ensure_representable(Version::V0_3_0),
             Ok(())
+        );
+    }
+
+    #[test]
+    fn an_index_that_leads_nowhere_is_not_told() {
+        let result = read(
+            r#"{"interfaces":[{"name":"eth0"}],"ips":[{"interface":1,"address":"10.0.0.5/24"},{"interface":0,"address":"fd00::5/64"}]}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            result.to_text(Version::V1_0_0).unwrap(),
+            r#"{"cniVersion":"1.0.0","interfaces":[{"name":"eth0"}],"ips":[{"address":"10.0.0.5/24"},{"interface":0,"address":"fd00::5/64"}]}"#
         );
     }
 

@@ -18,6 +18,8 @@ use crate::Netns;
 
 /// How long an answer may take before a packet counts as lost.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long nothing has to come before it is believed that nothing comes.
+const SILENCE: Duration = Duration::from_millis(600);
 /// How often a datagram is repeated: the first may fall victim to address resolution.
 const REPEAT: Duration = Duration::from_millis(250);
 /// How often a server looks whether it should stop.
@@ -108,6 +110,15 @@ fn note(sender: SocketAddr, seen: &Mutex<Vec<SocketAddr>>) -> String {
 /// Sends datagrams from a namespace until one is answered. Returns the sender's address
 /// as the other side sees it.
 pub fn ask(from: &Netns, target: &str) -> io::Result<IpAddr> {
+    ask_for(from, target, PATIENCE)
+}
+
+/// Whether datagrams get no answer.
+pub fn is_silent(from: &Netns, target: &str) -> bool {
+    ask_for(from, target, SILENCE).is_err()
+}
+
+fn ask_for(from: &Netns, target: &str, patience: Duration) -> io::Result<IpAddr> {
     let target = socket_address(target);
     from.run(|| {
         let socket = UdpSocket::bind((any(target), 0))?;
@@ -120,7 +131,7 @@ pub fn ask(from: &Netns, target: &str) -> io::Result<IpAddr> {
             socket.send(b"who am I?")?;
             match socket.recv(&mut answer) {
                 Ok(length) => return parsed(answer.get(..length).unwrap_or_default()),
-                Err(error) if started.elapsed() >= PATIENCE => return Err(error),
+                Err(error) if started.elapsed() >= patience => return Err(error),
                 // "Connection refused" comes at once: no reason to hurry with the next.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     thread::sleep(POLL);

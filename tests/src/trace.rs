@@ -2,7 +2,7 @@
 
 use std::{
     io::Write,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
 use nix::{
@@ -26,24 +26,27 @@ impl Request {
         command
             .args(["-c", "kill -STOP $$; exec \"$0\""])
             .arg(self.path());
-        let child = self.spawn(command, Stdio::null());
-        let pid = Pid::from_raw(child.id().cast_signed());
+        let pid = self.spawn(command);
         trace_to_the_plugin(pid);
         run_for(pid, nth)
     }
 
-    fn spawn(&self, mut command: Command, output: Stdio) -> Child {
+    #[expect(
+        clippy::zombie_processes,
+        reason = "who traces it waits for it, by its pid"
+    )]
+    fn spawn(&self, mut command: Command) -> Pid {
         command
             .env_clear()
             .envs(self.variables())
             .current_dir("/")
             .stdin(Stdio::piped())
-            .stdout(output)
+            .stdout(Stdio::null())
             .stderr(Stdio::null());
         let mut child = command.spawn().expect("cannot run /bin/sh");
         let mut stdin = child.stdin.take().unwrap();
         stdin.write_all(self.input()).ok();
-        child
+        Pid::from_raw(child.id().cast_signed())
     }
 }
 

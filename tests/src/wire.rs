@@ -75,6 +75,9 @@ impl World {
                 path.display()
             )
         });
+        for netns in [&self.router, &self.lan, &self.outside, &self.other_node] {
+            without_duplicate_detection(netns);
+        }
         self.router.sh(
             "echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding",
         );
@@ -98,8 +101,17 @@ impl World {
     }
 }
 
+/// The world has been there for a while: nobody waits a second for his link-local address,
+/// without which neighbours cannot be found.
+fn without_duplicate_detection(netns: &Netns) {
+    netns.sh("cd /proc/sys/net/ipv6/conf; echo 0 >all/accept_dad; echo 0 >default/accept_dad");
+}
+
 fn set_up_node(host: &Host) {
-    host.netns.ip("link set uplink up
+    // A node that has been up for a while has its link-local address.
+    host.netns.ip("link set uplink addrgenmode none
+         addr add fe80::2/64 dev uplink nodad
+         link set uplink up
          addr add 10.200.0.2/24 dev uplink
          addr add fd00:200::2/64 dev uplink nodad
          addr add 2001:db8:200::2/64 dev uplink nodad

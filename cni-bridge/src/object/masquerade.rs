@@ -2,7 +2,7 @@
 //!
 //! Shared by all pods of a network, so DEL leaves them.
 
-use cni_protocol::NetworkName;
+use cni_protocol::{Attachment, NetworkName};
 
 use crate::{
     error::Error,
@@ -10,6 +10,7 @@ use crate::{
     nft::{
         Nft, TABLE,
         masquerade::{Change, Installed, installed, update},
+        predecessor,
     },
 };
 
@@ -75,4 +76,10 @@ pub(crate) fn collect_garbage(network: &NetworkName, wanted: &[Rule]) -> Result<
             Vec::new(),
         )
     })?)
+}
+
+/// Removes the rules that the Go plugin made for one pod, which this plugin took over.
+pub(crate) fn remove_predecessor(attachment: &Attachment) -> Result<(), Error> {
+    let mut nft = Nft::open().map_err(Error::Nftables)?;
+    Ok(predecessor::remove(&mut nft, attachment)?)
 }

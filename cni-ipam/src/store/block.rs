@@ -99,7 +99,7 @@ pub(crate) fn parse(id: BlockId, bytes: &[u8]) -> impl Iterator<Item = (IpAddr, 
     })
 }
 
-/// `10.64.1.leases` holds 10.64.1.0 to 10.64.1.255; `fd00::.leases` holds fd00:: to fd00::ff.
+/// `10.64.1.leases` holds 10.64.1.0 to 10.64.1.255, and `fd00::.leases` those of `fd00::/120`.
 pub(crate) fn file_name(id: BlockId) -> String {
     let base = id.address(0).to_string();
     match id.family {
@@ -163,6 +163,9 @@ mod tests {
         let bytes = unused(id("10.64.1.0"));
         assert_eq!(bytes.len(), SIZE);
         let lines = parse(id("10.64.1.0"), &bytes);
-        assert_eq!(lines.filter(|(_, line)| *line == Reading::Damaged).count(), 0);
+        assert_eq!(
+            lines.filter(|(_, line)| *line == Reading::Damaged).count(),
+            0
+        );
     }
 }

@@ -26,7 +26,10 @@ fn fill(node: &Node) -> BTreeSet<String> {
         match node.lease(&format!("new{n}")) {
             Ok(leased) => assert!(got.insert(crate::testing::texts(&leased))),
             Err(error) => {
-                assert!(error.to_string().contains("no IP addresses available"), "{error}");
+                assert!(
+                    error.to_string().contains("no IP addresses available"),
+                    "{error}"
+                );
                 return got;
             }
         }
@@ -50,7 +53,11 @@ fn a_damaged_line_of_a_pod_costs_nobody_anything_at_any_byte() {
     for byte in 0..LINE {
         let node = node();
         node.damage("10.64.1.3", byte);
-        assert_eq!(node.add("c3"), "10.64.1.3", "its owner's retry, byte {byte}");
+        assert_eq!(
+            node.add("c3"),
+            "10.64.1.3",
+            "its owner's retry, byte {byte}"
+        );
         node.damage("10.64.1.3", byte);
         node.del("c3");
         assert_eq!(node.lost(), 0, "byte {byte}");
@@ -106,7 +113,7 @@ fn damage_ends_with_the_boot() {
     fs::remove_file(node.path().join(index::NAME)).unwrap();
     node.del("someone");
     assert_eq!(node.lost(), 12);
-    node.links.links.lock().unwrap().clear();
+    node.links.there.lock().unwrap().clear();
     node.boot = super::boot::Boot::parse("ffffffff").unwrap();
     assert_eq!(fill(&node).len(), 13);
 }
@@ -114,7 +121,18 @@ fn damage_ends_with_the_boot() {
 #[test]
 fn a_file_that_was_cut_off_anywhere_loses_no_pod_and_no_free_address() {
     let line_ends = (0..block::SIZE).step_by(LINE);
-    let odd = [1, 100, 255, 257, 512 + 3, 1024 + 254, 1025, 4095, 40_000, block::SIZE - 1];
+    let odd = [
+        1,
+        100,
+        255,
+        257,
+        512 + 3,
+        1024 + 254,
+        1025,
+        4095,
+        40_000,
+        block::SIZE - 1,
+    ];
     for len in line_ends.chain(odd) {
         let node = node();
         node.file(FILE).set_len(len as u64).unwrap();
@@ -206,6 +224,9 @@ fn what_is_left_of_a_store_does_not_lead_outside() {
     let error = node.lease("c9").unwrap_err();
     assert_eq!(
         format!("{error}: {}", std::error::Error::source(&error).unwrap()),
-        format!("cannot write to {}: it is a symbolic link", node.path().display())
+        format!(
+            "cannot write to {}: it is a symbolic link",
+            node.path().display()
+        )
     );
 }

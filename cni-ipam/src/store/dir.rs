@@ -53,7 +53,10 @@ impl Dir {
             #[cfg(test)]
             super::faults::before_write()?;
             if let Some(parent) = path.parent() {
-                DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+                DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o755)
+                    .create(parent)?;
             }
             match DirBuilder::new().mode(0o700).create(path) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -147,7 +150,11 @@ impl Dir {
     pub(crate) fn remove_file(&self, name: &str) -> io::Result<()> {
         #[cfg(test)]
         super::faults::before_write()?;
-        Ok(unistd::unlinkat(&self.file, name, UnlinkatFlags::NoRemoveDir)?)
+        Ok(unistd::unlinkat(
+            &self.file,
+            name,
+            UnlinkatFlags::NoRemoveDir,
+        )?)
     }
 
     /// Writes a whole file so that it is there complete, or not at all.

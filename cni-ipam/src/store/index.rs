@@ -27,9 +27,9 @@ use crate::allocate::{BLOCK, BlockId, NEVER, Occupancy, QUARANTINED, Summary, TA
 pub(crate) const NAME: &str = "index";
 
 /// The size of an entry of the table of blocks.
-const ENTRY: u64 = 40;
+const ENTRY: usize = 40;
 /// The size of a block's part: one number an address.
-const SLOTS: u64 = 8 * BLOCK as u64;
+const SLOTS: usize = 8 * BLOCK;
 
 /// Where the parts of a block are.
 #[derive(Clone, Copy, Debug)]
@@ -136,14 +136,14 @@ impl Index {
 
     /// Reads the table of blocks. False when it is nonsense.
     fn read_blocks(&mut self) -> io::Result<bool> {
-        let mut bytes = vec![0; self.header.blocks as usize * ENTRY as usize];
+        let mut bytes = vec![0; self.header.blocks as usize * ENTRY];
         self.pages.get(self.header.blocks_at, &mut bytes)?;
-        for entry in bytes.chunks_exact(ENTRY as usize) {
+        for entry in bytes.chunks_exact(ENTRY) {
             let Some((summary, part)) = header::parse_entry(entry) else {
                 return Ok(false);
             };
             let ascending = self.blocks.last().is_none_or(|last| last.id < summary.id);
-            if !ascending || part.slots_at + SLOTS > self.header.end {
+            if !ascending || part.slots_at + SLOTS as u64 > self.header.end {
                 return Ok(false);
             }
             self.blocks.push(summary);
@@ -281,16 +281,26 @@ impl Index {
     }
 
     pub(crate) fn add_block(&mut self, content: &BlockContent) -> io::Result<()> {
-        let Err(n) = self.blocks.binary_search_by_key(&content.id, |block| block.id) else {
+        let Err(n) = self
+            .blocks
+            .binary_search_by_key(&content.id, |block| block.id)
+        else {
             return Err(contradiction());
         };
         let part = Part {
-            slots_at: self.header.allot(SLOTS),
+            slots_at: self.header.allot(SLOTS as u64),
             birth: self.header.blocks,
         };
-        let bytes: Vec<u8> = content.free_since.iter().flat_map(|at| at.to_le_bytes()).collect();
+        let bytes: Vec<u8> = content
+            .free_since
+            .iter()
+            .flat_map(|at| at.to_le_bytes())
+            .collect();
         self.pages.put(part.slots_at, &bytes)?;
-        let quarantined = content.free_since.iter().filter(|since| **since == QUARANTINED);
+        let quarantined = content
+            .free_since
+            .iter()
+            .filter(|since| **since == QUARANTINED);
         self.header.quarantined += u32::try_from(quarantined.count()).unwrap_or(0);
         let least = content.free_since.iter().copied().min();
         let summary = Summary {
@@ -302,7 +312,9 @@ impl Index {
         self.header.blocks += 1;
         if self.header.blocks > self.header.blocks_room {
             self.header.blocks_room = self.header.blocks * 2;
-            self.header.blocks_at = self.header.allot(u64::from(self.header.blocks_room) * ENTRY);
+            self.header.blocks_at = self
+                .header
+                .allot(u64::from(self.header.blocks_room) * ENTRY as u64);
         }
         self.blocks_moved = true;
         Ok(())
@@ -310,7 +322,9 @@ impl Index {
 
     /// Notes since when an address is free, or that it is [`TAKEN`].
     pub(crate) fn set_free_since(&mut self, address: IpAddr, since: u64) -> io::Result<()> {
-        let n = self.find_block(BlockId::of(address)).ok_or_else(contradiction)?;
+        let n = self
+            .find_block(BlockId::of(address))
+            .ok_or_else(contradiction)?;
         let slot = usize::from(slot_of(address));
         let mut slots = self.slots(n)?;
         if let Some(entry) = slots.get_mut(slot) {
@@ -327,7 +341,7 @@ impl Index {
         self.pages.put(at, &since.to_le_bytes())?;
         if block.longest_free != least {
             block.longest_free = least;
-            let at = self.header.blocks_at + n as u64 * ENTRY;
+            let at = self.header.blocks_at + (n * ENTRY) as u64;
             self.pages.put(at, &header::entry_to_bytes(block, *part))?;
         }
         Ok(())
@@ -335,13 +349,18 @@ impl Index {
 
     /// The number that owners' entries have for an address.
     fn reference(&self, address: IpAddr) -> io::Result<u32> {
-        let n = self.find_block(BlockId::of(address)).ok_or_else(contradiction)?;
+        let n = self
+            .find_block(BlockId::of(address))
+            .ok_or_else(contradiction)?;
         let part = self.parts.get(n).ok_or_else(contradiction)?;
         Ok((part.birth << 8) | u32::from(slot_of(address)))
     }
 
     fn dereference(&self, reference: u32) -> Option<IpAddr> {
-        let n = self.parts.iter().position(|part| part.birth == reference >> 8)?;
+        let n = self
+            .parts
+            .iter()
+            .position(|part| part.birth == reference >> 8)?;
         let block = self.blocks.get(n)?;
         let [slot, ..] = reference.to_le_bytes();
         Some(block.id.address(slot))
@@ -355,7 +374,7 @@ impl Occupancy for Index {
 
     fn slots(&mut self, n: usize) -> io::Result<[u64; BLOCK]> {
         let part = *self.parts.get(n).ok_or_else(contradiction)?;
-        let mut bytes = [0; SLOTS as usize];
+        let mut bytes = [0; SLOTS];
         self.pages.get(part.slots_at, &mut bytes)?;
         let mut slots = [TAKEN; BLOCK];
         for (slot, bytes) in slots.iter_mut().zip(bytes.as_chunks().0) {

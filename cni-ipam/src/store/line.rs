@@ -132,11 +132,21 @@ impl Line {
     pub(crate) fn to_bytes(&self) -> [u8; LINE] {
         let mut bytes = [b' '; LINE];
         let owner = self.owner.as_ref();
-        let netns = if self.netns > MOST_NETNS { 0 } else { self.netns };
-        let boot = self.boot.map_or_else(|| "-".to_owned(), |boot| boot.to_string());
+        let netns = if self.netns > MOST_NETNS {
+            0
+        } else {
+            self.netns
+        };
+        let boot = self
+            .boot
+            .map_or_else(|| "-".to_owned(), |boot| boot.to_string());
         put(&mut bytes, column::STATE, self.state.letter());
         put(&mut bytes, column::ADDRESS, &self.address.to_string());
-        put(&mut bytes, column::KEY, owner.map_or("-", |owner| &owner.key));
+        put(
+            &mut bytes,
+            column::KEY,
+            owner.map_or("-", |owner| &owner.key),
+        );
         let interface = owner.map_or(NO_INTERFACE, |owner| &owner.interface);
         put(&mut bytes, column::INTERFACE, interface);
         put(&mut bytes, column::MADE, self.made.letter());
@@ -162,7 +172,9 @@ impl Line {
         let some = |column| Some(take(bytes, column)?).filter(|text| *text != "-");
         let owner = some(column::KEY).map(|key| Owner {
             key: key.to_owned(),
-            interface: take(bytes, column::INTERFACE).unwrap_or_default().to_owned(),
+            interface: take(bytes, column::INTERFACE)
+                .unwrap_or_default()
+                .to_owned(),
         });
         (written == address).then_some(Self {
             state: State::from_letter(take(bytes, column::STATE)?)?,

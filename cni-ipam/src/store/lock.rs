@@ -122,7 +122,10 @@ mod tests {
         let refused = take(&other, Duration::from_millis(30));
         assert!(matches!(refused, Err(NotLocked::Held)), "{refused:?}");
         assert!(started.elapsed() >= Duration::from_millis(30));
-        assert_eq!(holder(&other).map(|holder| holder.pid), Some(std::process::id()));
+        assert_eq!(
+            holder(&other).map(|holder| holder.pid),
+            Some(std::process::id())
+        );
 
         drop(one);
         take(&other, Duration::ZERO).unwrap();

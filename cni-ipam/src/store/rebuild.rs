@@ -113,7 +113,10 @@ impl Lines {
             Old::Nothing => (None, false),
         };
         let names = dir.names()?;
-        let there: BTreeSet<BlockId> = names.iter().filter_map(|n| block::from_file_name(n)).collect();
+        let there: BTreeSet<BlockId> = names
+            .iter()
+            .filter_map(|n| block::from_file_name(n))
+            .collect();
         let mut known = there.clone();
         if let Some(index) = index.filter(|_| !all_void) {
             known.extend(index.blocks().iter().map(|block| block.id));
@@ -124,19 +127,19 @@ impl Lines {
             missing: known.len() > there.len(),
             imported: index.is_some_and(Index::is_imported),
             pools: index.map_or(0, Index::pools),
-            sequence: index.map_or(0, |index| index.sequence()),
+            sequence: index.map_or(0, Occupancy::sequence),
         };
         for id in known {
             let bytes = match dir.open_to_read(&block::file_name(id))? {
                 Some(file) => read_whole(file)?,
                 None => Vec::new(),
             };
-            let lined = Lined {
+            let read = Lined {
                 short: bytes.len() < block::SIZE,
                 readings: block::parse(id, &bytes).collect(),
                 changed: BTreeSet::new(),
             };
-            lines.blocks.insert(id, lined);
+            lines.blocks.insert(id, read);
         }
         Ok(lines)
     }
@@ -206,7 +209,8 @@ impl Lines {
             changed: BTreeSet::new(),
         });
         let slot = usize::from(crate::allocate::slot_of(line.address));
-        let taken = |reading: &Reading| matches!(reading, Reading::Line(l) if l.is_taken(self.boot));
+        let taken =
+            |reading: &Reading| matches!(reading, Reading::Line(l) if l.is_taken(self.boot));
         if let Some((_, reading)) = lined.readings.get_mut(slot).filter(|(_, r)| !taken(r)) {
             *reading = Reading::Line(line);
             lined.changed.insert(slot);
@@ -247,7 +251,7 @@ impl Lines {
     fn content(&self, old: &mut Old) -> io::Result<Content> {
         let mut owners = Vec::new();
         let mut blocks = Vec::with_capacity(self.blocks.len());
-        let remembered = self.remembered(old)?;
+        let remembered = Self::remembered(old)?;
         for (id, lined) in &self.blocks {
             let mut free_since = [TAKEN; BLOCK];
             for ((address, reading), since) in lined.readings.iter().zip(&mut free_since) {
@@ -281,7 +285,7 @@ impl Lines {
 
     /// The owners that a clean index knew of, by address: a DEL finds the address in
     /// quarantine through them.
-    fn remembered(&self, old: &mut Old) -> io::Result<HashMap<IpAddr, u64>> {
+    fn remembered(old: &mut Old) -> io::Result<HashMap<IpAddr, u64>> {
         let mut remembered = HashMap::new();
         if let Old::Clean(index) = old {
             remembered.extend(index.all_owners()?.into_iter().map(|(hash, at)| (at, hash)));

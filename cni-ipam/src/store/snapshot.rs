@@ -37,7 +37,10 @@ impl Snapshot {
             return Ok(None);
         };
         let names = dir.names()?;
-        let mut ids: Vec<BlockId> = names.iter().filter_map(|n| block::from_file_name(n)).collect();
+        let mut ids: Vec<BlockId> = names
+            .iter()
+            .filter_map(|n| block::from_file_name(n))
+            .collect();
         ids.sort_unstable();
         let mut blocks = Vec::with_capacity(ids.len());
         for id in ids {

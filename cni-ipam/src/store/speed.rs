@@ -15,6 +15,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "a measurement, for people")]
 #[ignore = "measures: run by hand with --release --nocapture"]
 fn lease_and_release_take_the_same_time_at_any_fill() {
     let node = Node::new(r#""subnet":"10.64.0.0/16""#);

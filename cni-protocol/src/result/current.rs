@@ -37,7 +37,9 @@ impl<'a> Wire<'a> {
         Self {
             cni_version: version.as_str(),
             interfaces: interfaces.map(|i| InterfaceWire::new(i, version)).collect(),
-            ips: ips.map(|ip| IpWire::new(ip, version)).collect(),
+            ips: ips
+                .map(|ip| IpWire::new(ip, version, result.interfaces.len()))
+                .collect(),
             routes: routes.map(|route| RouteWire::new(route, version)).collect(),
             dns: with_dns.then_some(&result.dns),
         }
@@ -85,14 +87,15 @@ struct IpWire {
 }
 
 impl IpWire {
-    fn new(ip: &IpConfig, version: Version) -> Self {
+    /// An index that leads to none of the interfaces is left out: containerd dies of it.
+    fn new(ip: &IpConfig, version: Version, interfaces: usize) -> Self {
         let family = match ip.address {
             IpNet::V4(_) => "4",
             IpNet::V6(_) => "6",
         };
         Self {
             version: (version < Version::V1_0_0).then_some(family),
-            interface: ip.interface,
+            interface: ip.interface.filter(|index| *index < interfaces),
             address: ip.address,
             gateway: ip.gateway,
         }

@@ -273,6 +273,24 @@ mod ours {
         });
     }
 
+    /// Nobody's table of neighbours is wrong when an address is used again.
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn an_address_that_is_used_again_has_the_same_hardware_address() {
+        on_host(|host| {
+            let small = json!({ "ipam": { "subnet": "10.64.1.0/30" } });
+            let conf = conf::with(&conf::smallest(), &small);
+            let macs = [0, 1].map(|_| {
+                let (pod, result) = host.pod(&conf);
+                let _echo = Echo::start(&pod.netns, "10.64.1.2:7");
+                packet::ask(&host.netns, "10.64.1.2:7").expect("the pod");
+                host.del(&conf, &pod).done();
+                result["interfaces"][2]["mac"].clone()
+            });
+            assert_eq!(macs[0], macs[1]);
+        });
+    }
+
     /// Everything that the first pod of a node brings with it.
     #[test]
     #[ignore = "needs namespaces: run scripts/test"]
@@ -281,11 +299,23 @@ mod ours {
             let conf = conf::with(&conf::dual_stack(), &json!({ "ipMasq": true }));
             let (pod, _) = host.pod(&conf);
             host.state()
-                .without(&["link lo", "sysctl lo", "address 127", "address ::1/", "rule"])
+                .without(&[
+                    "link lo",
+                    "sysctl lo",
+                    "address 127",
+                    "address ::1/",
+                    "rule",
+                ])
                 .without_tags()
                 .assert_same(&State::from_text(NODE));
             pod.state()
-                .without(&["link lo", "sysctl lo", "address 127", "address ::1/", "rule"])
+                .without(&[
+                    "link lo",
+                    "sysctl lo",
+                    "address 127",
+                    "address ::1/",
+                    "rule",
+                ])
                 .assert_same(&State::from_text(POD));
         });
     }

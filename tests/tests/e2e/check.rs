@@ -140,115 +140,12 @@ fn tolerates_what_others_add() {
 
 #[test]
 #[ignore = "needs namespaces: run scripts/test"]
-fn finds_everything_else_that_an_add_makes() {
-    let faults: [(&str, Fault); 12] = [
-        ("down", |_, _, result| {
-            drop(harness::sh(&format!("ip link set {} down", link(result))));
-        }),
-        ("cbr0", |_, _, _| drop(harness::sh("ip link set cbr0 down"))),
-        ("10.64.1.1", |_, _, _| {
-            drop(harness::sh("ip addr del 10.64.1.1/24 dev cbr0"));
-        }),
-        ("masquerade", |_, _, _| {
-            drop(harness::sh("nft flush ruleset"));
-        }),
-        ("ip_forward", |_, _, _| {
-            drop(harness::sh("echo 0 >/proc/sys/net/ipv4/ip_forward"));
-        }),
-        ("hairpin", |_, _, result| {
-            harness::sh(&format!("bridge link set dev {} hairpin off", link(result)));
-        }),
-        ("isolat", |_, _, result| {
-            harness::sh(&format!("bridge link set dev {} isolated on", link(result)));
-        }),
-        ("eth0", |_, pod, _| drop(pod.sh("ip link set eth0 down"))),
-        ("iptables", |_, _, _| {
-            harness::sh("ip link set cbr0 type bridge nf_call_iptables 0");
-        }),
-        ("10.64.1.2", |host, pod, _| {
-            let request = host.request_for("DEL", &conf::smallest(), pod);
-            request.plugin("cni-ipam").run().done();
-        }),
-        // The lease is there, but the result speaks of another address.
-        ("10.64.1.99", |_, pod, result| {
-            pod.sh("ip addr add 10.64.1.99/24 dev eth0");
-            result["ips"][0]["address"] = "10.64.1.99/24".into();
-        }),
-        ("veth", |_, pod, _| {
-            pod.sh("ip link delete eth0; ip link add eth0 type bridge; ip link set eth0 up");
-        }),
-    ];
-    for (words, fault) in faults {
-        on_host(|host| {
-            let refusal = finds(host, &conf::smallest(), fault);
-            let said = format!("{}; {}", refusal.msg, refusal.details);
-            assert!(said.contains(words), "{words} is not in {refusal:?}");
-        });
-    }
-}
-
-#[test]
-#[ignore = "needs namespaces: run scripts/test"]
-fn says_all_that_is_wrong_at_once() {
-    on_host(|host| {
-        let refusal = finds(host, &conf::smallest(), |_, pod, _| {
-            harness::sh("ip addr del 10.64.1.1/24 dev cbr0; nft flush ruleset");
-            pod.sh("ip route delete default");
-        });
-        let said = format!("{}; {}", refusal.msg, refusal.details);
-        for words in ["10.64.1.1", "masquerade", "route"] {
-            assert!(said.contains(words), "{words} is not in {refusal:?}");
-        }
-    });
-}
-
-#[test]
-#[ignore = "needs namespaces: run scripts/test"]
-fn the_code_of_a_missing_previous_result_is_7() {
-    on_host(|host| {
-        let (pod, _) = host.pod(&conf::smallest());
-        host.request_for("CHECK", &conf::smallest(), &pod)
-            .run()
-            .refused(7, "prevResult");
-    });
-}
-
-/// Without isGateway the kernel's choice of the bridge's address would follow its
-/// ports.
-#[test]
-#[ignore = "needs namespaces: run scripts/test"]
-fn is_content_after_other_pods_came_and_went() {
-    on_host(|host| {
-        let off = json!({ "isGateway": false, "isDefaultGateway": false });
-        let conf = conf::with(&conf::smallest(), &off);
-        let (pod, result) = host.pod(&conf);
-        let others: Vec<_> = (0..4).map(|_| host.pod(&conf)).collect();
-        host.check(&conf, &pod, &result).done();
-        for (other, _) in &others {
-            host.del(&conf, other).done();
-        }
-        host.check(&conf, &pod, &result).done();
-    });
-}
-
-#[test]
-#[ignore = "needs namespaces: run scripts/test"]
-fn is_content_with_another_path_to_the_same_namespace() {
-    on_host(|host| {
-        let mut pod = host.container();
-        pod.mount();
-        let result = host.add(&conf::smallest(), &pod).result();
-        harness::sh("ln -s /run /run/alias");
-        pod.path = "/run/alias/netns/pod1".into();
-        host.check(&conf::smallest(), &pod, &result).done();
-    });
-}
-
-#[test]
-#[ignore = "needs namespaces: run scripts/test"]
 fn is_content_with_a_network_without_addresses() {
     on_host(|host| {
-        let conf = conf::with(&conf::ipv4(), &json!({ "ipam": null, "isGateway": null, "isDefaultGateway": null }));
+        let conf = conf::with(
+            &conf::ipv4(),
+            &json!({ "ipam": null, "isGateway": null, "isDefaultGateway": null }),
+        );
         let (pod, result) = host.pod(&conf);
         host.check(&conf, &pod, &result).done();
     });
@@ -262,6 +159,112 @@ mod ours {
             .as_str()
             .expect("a name")
             .to_owned()
+    }
+
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn finds_everything_else_that_an_add_makes() {
+        let faults: [(&str, Fault); 12] = [
+            ("down", |_, _, result| {
+                drop(harness::sh(&format!("ip link set {} down", link(result))));
+            }),
+            ("cbr0", |_, _, _| drop(harness::sh("ip link set cbr0 down"))),
+            ("10.64.1.1", |_, _, _| {
+                drop(harness::sh("ip addr del 10.64.1.1/24 dev cbr0"));
+            }),
+            ("masquerade", |_, _, _| {
+                drop(harness::sh("nft flush ruleset"));
+            }),
+            ("ip_forward", |_, _, _| {
+                drop(harness::sh("echo 0 >/proc/sys/net/ipv4/ip_forward"));
+            }),
+            ("hairpin", |_, _, result| {
+                harness::sh(&format!("bridge link set dev {} hairpin off", link(result)));
+            }),
+            ("isolat", |_, _, result| {
+                harness::sh(&format!("bridge link set dev {} isolated on", link(result)));
+            }),
+            ("eth0", |_, pod, _| drop(pod.sh("ip link set eth0 down"))),
+            ("iptables", |_, _, _| {
+                harness::sh("ip link set cbr0 type bridge nf_call_iptables 0");
+            }),
+            ("10.64.1.2", |host, pod, _| {
+                let request = host.request_for("DEL", &conf::smallest(), pod);
+                request.plugin("cni-ipam").run().done();
+            }),
+            // The lease is there, but the result speaks of another address.
+            ("10.64.1.99", |_, pod, result| {
+                pod.sh("ip addr add 10.64.1.99/24 dev eth0");
+                result["ips"][0]["address"] = "10.64.1.99/24".into();
+            }),
+            ("veth", |_, pod, _| {
+                pod.sh("ip link delete eth0; ip link add eth0 type bridge; ip link set eth0 up");
+            }),
+        ];
+        for (words, fault) in faults {
+            on_host(|host| {
+                let refusal = finds(host, &conf::smallest(), fault);
+                let said = format!("{}; {}", refusal.msg, refusal.details);
+                assert!(said.contains(words), "{words} is not in {refusal:?}");
+            });
+        }
+    }
+
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn says_all_that_is_wrong_at_once() {
+        on_host(|host| {
+            let refusal = finds(host, &conf::smallest(), |_, pod, _| {
+                harness::sh("ip addr del 10.64.1.1/24 dev cbr0; nft flush ruleset");
+                pod.sh("ip route delete default");
+            });
+            let said = format!("{}; {}", refusal.msg, refusal.details);
+            for words in ["10.64.1.1", "masquerade", "route"] {
+                assert!(said.contains(words), "{words} is not in {refusal:?}");
+            }
+        });
+    }
+
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn the_code_of_a_missing_previous_result_is_7() {
+        on_host(|host| {
+            let (pod, _) = host.pod(&conf::smallest());
+            host.request_for("CHECK", &conf::smallest(), &pod)
+                .run()
+                .refused(7, "prevResult");
+        });
+    }
+
+    /// Without isGateway the kernel's choice of the bridge's address would follow its
+    /// ports.
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn is_content_after_other_pods_came_and_went() {
+        on_host(|host| {
+            let off = json!({ "isGateway": false, "isDefaultGateway": false });
+            let conf = conf::with(&conf::smallest(), &off);
+            let (pod, result) = host.pod(&conf);
+            let others: Vec<_> = (0..4).map(|_| host.pod(&conf)).collect();
+            host.check(&conf, &pod, &result).done();
+            for (other, _) in &others {
+                host.del(&conf, other).done();
+            }
+            host.check(&conf, &pod, &result).done();
+        });
+    }
+
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn is_content_with_another_path_to_the_same_namespace() {
+        on_host(|host| {
+            let mut pod = host.container();
+            pod.mount();
+            let result = host.add(&conf::smallest(), &pod).result();
+            harness::sh("ln -s /run /run/alias");
+            pod.path = "/run/alias/netns/pod1".into();
+            host.check(&conf::smallest(), &pod, &result).done();
+        });
     }
 
     #[test]

@@ -131,6 +131,27 @@ fn a_del_in_an_older_version_than_the_add() {
     });
 }
 
+/// A DEL of a pod that is long gone comes late, when its address is another pod's.
+#[test]
+#[ignore = "needs namespaces: run scripts/test"]
+fn a_late_del_touches_nothing_of_the_next_pod() {
+    on_host(|host| {
+        let conf = conf::network(&conf::ipam(&["10.64.1.0/30"]));
+        let (mut old, first) = host.pod(&conf);
+        host.del(&conf, &old).done();
+        old.die();
+        let (new, second) = host.pod(&conf);
+        assert_eq!(first["ips"], second["ips"]);
+        let (before, inside) = (host.state(), new.state());
+        for path in ["", "/run/netns/gone"] {
+            old.path = path.into();
+            host.del(&conf, &old).done();
+            host.state().assert_same(&before);
+            new.state().assert_same(&inside);
+        }
+    });
+}
+
 mod ours {
     use super::*;
 
@@ -258,6 +279,67 @@ mod ours {
                 request.env("CNI_ARGS", args).run().done();
                 host.state().assert_same(&before);
             }
+        });
+    }
+
+    /// Every state of the namespace with every kind of previous result, three times each.
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn the_whole_matrix_of_namespaces_and_previous_results() {
+        let junk = json!({ "cniVersion": "1.1.0", "ips": [{ "address": "junk" }] });
+        let others = [Value::Null, json!({}), junk, json!("text")];
+        for path in [
+            "ok",
+            "",
+            "/run/netns/gone",
+            "/run/file",
+            "/run",
+            "/proc/999999/ns/net",
+        ] {
+            on_host(|host| {
+                fs::write("/run/file", "").expect("a file");
+                let (_neighbour, _) = host.pod(&conf::smallest());
+                let before = host.state();
+                for which in 0..=others.len() {
+                    let (mut pod, result) = host.pod(&conf::smallest());
+                    if path != "ok" {
+                        pod.path = path.into();
+                    }
+                    let mut conf = conf::smallest();
+                    conf["prevResult"] = others.get(which).unwrap_or(&result).clone();
+                    for _ in 0..3 {
+                        host.del(&conf, &pod).done();
+                        host.state().assert_same(&before);
+                    }
+                }
+            });
+        }
+    }
+
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn many_at_once_for_the_same_pod() {
+        on_host(|host| {
+            let (_neighbour, _) = host.pod(&conf::smallest());
+            let before = host.state();
+            let (pod, _) = host.pod(&conf::smallest());
+            let start = |_| host.request_for("DEL", &conf::smallest(), &pod).start();
+            let running: Vec<_> = (0..16).map(start).collect();
+            for run in running {
+                run.wait().done();
+            }
+            host.state().assert_same(&before);
+        });
+    }
+
+    /// All rules of the node are those of the first pod, whatever became of the second.
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn a_pod_that_died_leaves_no_rules() {
+        leaves_nothing(&conf::smallest(), |pod| {
+            pod.mount();
+            pod.die();
+            wait_until_links_are_gone();
         });
     }
 }

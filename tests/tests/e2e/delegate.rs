@@ -174,44 +174,6 @@ fn an_ipam_that_cannot_be_found_is_an_error() {
 
 #[test]
 #[ignore = "needs namespaces: run scripts/test"]
-fn after_an_ipam_that_failed_nothing_is_left() {
-    on_host(|host| {
-        let (_neighbour, _) = host.pod(&conf::ipv4());
-        for (behaviour, code, words) in [
-            ("error", 11, "stub is busy; with other things"),
-            ("silent-error", 999, "stub"),
-            ("stderr-error", 999, "my disk is gone"),
-            ("junk-error", 999, "my disk is gone"),
-            ("junk", 6, "stub"),
-            ("empty", 6, "stub"),
-            ("bad-version", 6, "9.9.9"),
-            ("null", 999, "missing IP config"),
-            ("no-ips", 999, "missing IP config"),
-            ("slash32", 7, "10.64.1.80/32"),
-        ] {
-            let refusal = fails(host, behaviour, &network());
-            let said = format!("{}; {}", refusal.msg, refusal.details);
-            assert!(
-                said.contains(words) && refusal.code == code,
-                "{behaviour} should be {code} with {words:?}: {refusal:?}"
-            );
-        }
-    });
-}
-
-/// What comes after the IPAM fails: it is told to release just the same.
-#[test]
-#[ignore = "needs namespaces: run scripts/test"]
-fn after_any_later_failure_the_ipam_is_told_too() {
-    on_host(|host| {
-        let (_neighbour, _) = host.pod(&conf::ipv4());
-        let refusal = fails(host, "taken", &network());
-        assert!(refusal.msg.contains("10.99.0.1"), "{refusal:?}");
-    });
-}
-
-#[test]
-#[ignore = "needs namespaces: run scripts/test"]
 fn gc_reaches_the_ipam() {
     on_host(|host| {
         let stub = Stub::new("ok");
@@ -239,6 +201,44 @@ fn an_ipam_that_failed_is_told_to_release() {
 
 mod ours {
     use super::*;
+
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn after_an_ipam_that_failed_nothing_is_left() {
+        on_host(|host| {
+            let (_neighbour, _) = host.pod(&conf::ipv4());
+            for (behaviour, code, words) in [
+                ("error", 11, "stub is busy; with other things"),
+                ("silent-error", 999, "stub"),
+                ("stderr-error", 999, "my disk is gone"),
+                ("junk-error", 999, "my disk is gone"),
+                ("junk", 6, "stub"),
+                ("empty", 6, "stub"),
+                ("bad-version", 6, "9.9.9"),
+                ("null", 999, "missing IP config"),
+                ("no-ips", 999, "missing IP config"),
+                ("slash32", 7, "10.64.1.80/32"),
+            ] {
+                let refusal = fails(host, behaviour, &network());
+                let said = format!("{}; {}", refusal.msg, refusal.details);
+                assert!(
+                    said.contains(words) && refusal.code == code,
+                    "{behaviour} should be {code} with {words:?}: {refusal:?}"
+                );
+            }
+        });
+    }
+
+    /// What comes after the IPAM fails: it is told to release just the same.
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn after_any_later_failure_the_ipam_is_told_too() {
+        on_host(|host| {
+            let (_neighbour, _) = host.pod(&conf::ipv4());
+            let refusal = fails(host, "taken", &network());
+            assert!(refusal.msg.contains("10.99.0.1"), "{refusal:?}");
+        });
+    }
 
     #[test]
     #[ignore = "needs namespaces: run scripts/test"]
@@ -297,5 +297,31 @@ mod ours {
             );
             std::thread::sleep(Duration::from_millis(2));
         }
+    }
+
+    /// The executable of the IPAM is being replaced: for a moment it cannot be run.
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn an_ipam_whose_executable_is_being_written_is_tried_again() {
+        on_host(|host| {
+            let dir = tempfile::tempdir().expect("a directory");
+            let busy = dir.path().join("busy");
+            fs::copy(harness::Request::bare("cni-ipam").path(), &busy).expect("a copy");
+            let ipam = conf::with(&conf::ipam(&["10.64.1.0/24"]), &json!({ "type": "busy" }));
+            let conf = conf::network(&ipam);
+            let pod = host.container();
+            let writer = fs::OpenOptions::new()
+                .write(true)
+                .open(&busy)
+                .expect("the copy");
+            let request = host
+                .request_for("ADD", &conf, &pod)
+                .env("CNI_PATH", dir.path());
+            let running = request.start();
+            std::thread::sleep(Duration::from_millis(50));
+            drop(writer);
+            let result = running.wait().result();
+            assert_eq!(result["ips"][0]["address"], "10.64.1.2/24");
+        });
     }
 }

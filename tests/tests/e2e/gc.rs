@@ -28,6 +28,20 @@ fn succeeds_where_nothing_ever_was() {
     });
 }
 
+#[test]
+#[ignore = "needs namespaces: run scripts/test"]
+fn frees_the_addresses_of_pods_that_are_not_listed() {
+    on_host(|host| {
+        let conf = conf::dual_stack();
+        let (kept, _) = host.pod(&conf);
+        let before = host.state().only(&["lease"]);
+        let (mut gone, _) = host.pod(&conf);
+        gone.die();
+        host.gc(&conf, &[&kept]).done();
+        host.state().only(&["lease"]).assert_same(&before);
+    });
+}
+
 mod ours {
     use super::*;
 

@@ -21,6 +21,7 @@ mod del;
 mod delegate;
 mod gc;
 mod interop;
+mod keys;
 mod killed;
 mod packets;
 mod parallel;

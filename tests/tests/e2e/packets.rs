@@ -98,6 +98,8 @@ fn multicast_keeps_the_source(host: &Host, conf: &Value) {
 }
 
 mod ours {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     /// The smallest configuration with another pod CIDR.
@@ -122,6 +124,25 @@ mod ours {
             ] {
                 assert_eq!(seen(&pod, netns, target), source, "{target}");
             }
+        });
+    }
+
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn nothing_with_the_address_of_a_pod_arrives_outside() {
+        on_host(|host| {
+            let world = World::around(host);
+            let (pod, _) = host.pod(&conf::smallest());
+            let wire = packet::Capture::start(&world.outside);
+            assert_eq!(seen(&pod, &world.outside, "203.0.113.10:80"), "10.200.0.2");
+            let frames = wire.frames();
+            // 14 bytes of Ethernet, then the source is at 12 of the IPv4 header.
+            let from = |address: [u8; 4]| {
+                let source = |frame: &&Vec<u8>| frame.get(26..30) == Some(&address[..]);
+                frames.iter().filter(source).count()
+            };
+            assert!(from([10, 200, 0, 2]) >= 5, "{} frames", frames.len());
+            assert_eq!(from([10, 64, 1, 2]), 0);
         });
     }
 
@@ -207,6 +228,25 @@ mod ours {
                 assert_eq!(seen(&pod, &world.lan, "[fd00:250::10]:80"), pod_itself);
             });
         }
+    }
+
+    /// Nobody waits for a link-local address of the bridge.
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn a_client_from_outside_reaches_a_new_pod_by_ipv6_at_once() {
+        on_host(|host| {
+            let world = World::around(host);
+            let (pod, _) = host.pod(&of("fd00:64:1::/64"));
+            let _echo = Echo::start(&pod.netns, "[::]:80");
+            let started = Instant::now();
+            let seen = packet::ask(&world.outside, "[fd00:64:1::2]:80").expect("an answer");
+            assert_eq!(seen.to_string(), "2001:db8:113::10");
+            assert!(
+                started.elapsed() < Duration::from_secs(1),
+                "{:?}",
+                started.elapsed()
+            );
+        });
     }
 
     #[test]

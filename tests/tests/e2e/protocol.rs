@@ -364,6 +364,225 @@ fn unknown_variables_and_bytes_are_no_matter() {
 mod results {
     use super::*;
 
+    /// What each version's result looks like for the same pod.
+    fn expected(version: &str) -> Value {
+        let ip = |address: &str, gateway: &str| {
+            let ip_version = if address.contains(':') { "6" } else { "4" };
+            let mut ip = json!({ "interface": 2, "address": address, "gateway": gateway });
+            if version.starts_with("0.") {
+                ip["version"] = ip_version.into();
+            }
+            ip
+        };
+        let mut result = json!({
+            "cniVersion": version,
+            "interfaces": [
+                { "name": "cbr0" },
+                { "name": "veth*" },
+                { "name": "eth0", "sandbox": "<netns>" },
+            ],
+            "ips": [
+                ip("10.64.1.2/24", "10.64.1.1"),
+                ip("fd00:64:1::2/64", "fd00:64:1::1"),
+            ],
+            "routes": [
+                { "dst": "0.0.0.0/0", "gw": "10.64.1.1" },
+                { "dst": "::/0", "gw": "fd00:64:1::1" },
+            ],
+        });
+        if version.starts_with("0.") {
+            result["dns"] = json!({});
+        }
+        result
+    }
+
+    /// 0.1.0 and 0.2.0: one address of each family.
+    fn expected_of_old(version: &str) -> Value {
+        let family = |address: &str, gateway: &str, dst: &str| {
+            let routes = [json!({ "dst": dst, "gw": gateway })];
+            json!({ "ip": address, "gateway": gateway, "routes": routes })
+        };
+        json!({
+            "cniVersion": version,
+            "ip4": family("10.64.1.2/24", "10.64.1.1", "0.0.0.0/0"),
+            "ip6": family("fd00:64:1::2/64", "fd00:64:1::1", "::/0"),
+            "dns": {},
+        })
+    }
+
+    fn of_version(version: &str, expected: &Value) {
+        on_host(|host| {
+            let conf = conf::with(&conf::dual_stack(), &json!({ "cniVersion": version }));
+            let (_pod, result) = host.pod(&conf);
+            harness::assert_json(&harness::shape(&result), expected);
+        });
+    }
+
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn of_every_version_have_its_shape() {
+        for (version, said) in [("", "0.1.0"), ("0.1.0", "0.1.0"), ("0.2.0", "0.2.0")] {
+            of_version(version, &expected_of_old(said));
+        }
+        for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
+            of_version(version, &expected(version));
+        }
+    }
+
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn of_ipam_have_no_interfaces() {
+        on_host(|host| {
+            for version in ["0.3.1", "1.0.0", "1.1.0"] {
+                let routes = json!({ "cniVersion": version, "ipam": { "routes": [{ "dst": "10.1.0.0/16" }] } });
+                let conf = conf::with(&conf::ipv4(), &routes);
+                let pod = host.container();
+                let request = |command| host.request_for(command, &conf, &pod).plugin("cni-ipam");
+                let result = request("ADD").run().result();
+                request("DEL").run().done();
+                assert_eq!(result["cniVersion"], version);
+                assert_eq!(result.get("interfaces"), None, "{result:#}");
+                let ip = &result["ips"][0];
+                assert_eq!(ip["gateway"], "10.64.1.1");
+                assert_eq!(ip.get("interface"), None, "{result:#}");
+                assert_eq!(
+                    ip.get("version").is_some(),
+                    version == "0.3.1",
+                    "{result:#}"
+                );
+                assert_eq!(result["routes"][0]["dst"], "10.1.0.0/16");
+            }
+        });
+    }
+
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn of_old_versions_cannot_hold_two_addresses_of_a_family() {
+        on_host(|host| {
+            let two = conf::ipam(&["10.64.1.0/24", "10.65.1.0/24"]);
+            let two = json!({ "cniVersion": "0.2.0", "ipam": two });
+            let conf = conf::with(&conf::ipv4(), &two);
+            let pod = host.container();
+            let before = host.state();
+            let request = host.request_for("ADD", &conf, &pod).plugin("cni-ipam");
+            let refusal = request.run().refusal();
+            let words = "CNI version 0.2.0 does not support more than 1 address per family";
+            assert!(format!("{refusal:?}").contains(words), "{refusal:?}");
+            host.state().assert_same(&before);
+        });
+    }
+
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn of_a_network_without_addresses() {
+        on_host(|host| {
+            let layer_2 = json!({ "isGateway": null, "isDefaultGateway": null, "ipam": null });
+            let conf = conf::with(&conf::ipv4(), &layer_2);
+            let (pod, result) = host.pod(&conf);
+            let expected = json!({
+                "cniVersion": "1.1.0",
+                "interfaces": [
+                    { "name": "cbr0" },
+                    { "name": "veth*" },
+                    { "name": "eth0", "sandbox": "<netns>" },
+                ],
+            });
+            harness::assert_json(&harness::shape(&result), &expected);
+            assert!(pod.sh("ip -o link show eth0").contains(",UP"));
+        });
+    }
+}
+
+#[test]
+#[ignore = "needs namespaces: run scripts/test"]
+fn the_message_names_the_variable() {
+    on_host(|_| {
+        for (variable, value) in [("CNI_CONTAINERID", "a b"), ("CNI_IFNAME", "a b")] {
+            both(
+                "DEL",
+                |call| call.env(variable, value),
+                |answer| {
+                    let refusal = answer.refusal();
+                    assert!(refusal.msg.contains(variable), "{refusal:?}");
+                },
+            );
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs namespaces: run scripts/test"]
+fn version_echoes_what_it_was_asked() {
+    on_host(|_| {
+        for plugin in PLUGINS {
+            let call = Request::bare(plugin).env("CNI_COMMAND", "VERSION");
+            for (asked, said) in [("0.3.1", "0.3.1"), ("1.0.0", "1.0.0"), ("9.9.9", "1.1.0")] {
+                let stdin = json!({ "cniVersion": asked }).to_string();
+                let result = call.clone().stdin(stdin).run().result();
+                assert_eq!(result["cniVersion"], said);
+            }
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs namespaces: run scripts/test"]
+fn every_error_has_a_version() {
+    on_host(|_| {
+        for (stdin, said) in [("{", "1.1.0"), (&*with_version("\"0.3.1\""), "0.3.1")] {
+            both(
+                "FOO",
+                |call| call.stdin(stdin),
+                |answer| {
+                    let document = answer.stdout.clone().expect("an error");
+                    assert_eq!(document["cniVersion"], said, "{document}");
+                    assert_ne!(answer.status, 0);
+                },
+            );
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs namespaces: run scripts/test"]
+fn a_previous_result_of_an_add_is_kept_and_extended() {
+    on_host(|host| {
+        let previous = json!({
+            "cniVersion": "1.1.0",
+            "interfaces": [{ "name": "first0", "mac": "02:00:00:00:00:01" }],
+            "ips": [{ "interface": 0, "address": "192.0.2.5/32" }],
+        });
+        let conf = conf::with(&conf::ipv4(), &json!({ "prevResult": previous }));
+        let (_pod, result) = host.pod(&conf);
+        assert_eq!(
+            result["interfaces"][0], previous["interfaces"][0],
+            "{result:#}"
+        );
+        assert_eq!(result["interfaces"][3]["name"], "eth0", "{result:#}");
+        assert_eq!(result["ips"][0], previous["ips"][0], "{result:#}");
+        assert_eq!(result["ips"][1]["interface"], 3, "{result:#}");
+    });
+}
+
+mod ours {
+    use super::*;
+
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn an_interface_name_with_a_pattern_is_refused() {
+        on_host(|_| {
+            for name in ["eth%d", "%s", "100%"] {
+                for command in ["ADD", "DEL"] {
+                    both(
+                        command,
+                        |call| call.env("CNI_IFNAME", name),
+                        |answer| answer.refused(4, "CNI_IFNAME"),
+                    );
+                }
+            }
+        });
+    }
+
     #[test]
     #[ignore = "needs namespaces: run scripts/test"]
     fn names_that_are_no_text_are_refused_without_a_crash() {
@@ -391,39 +610,6 @@ mod results {
             };
             request("ADD").run().result();
             request("DEL").run().done();
-        });
-    }
-
-    #[test]
-    #[ignore = "needs namespaces: run scripts/test"]
-    fn version_echoes_what_it_was_asked() {
-        on_host(|_| {
-            for plugin in PLUGINS {
-                let call = Request::bare(plugin).env("CNI_COMMAND", "VERSION");
-                for (asked, said) in [("0.3.1", "0.3.1"), ("1.0.0", "1.0.0"), ("9.9.9", "1.1.0")] {
-                    let stdin = json!({ "cniVersion": asked }).to_string();
-                    let result = call.clone().stdin(stdin).run().result();
-                    assert_eq!(result["cniVersion"], said);
-                }
-            }
-        });
-    }
-
-    #[test]
-    #[ignore = "needs namespaces: run scripts/test"]
-    fn every_error_has_a_version() {
-        on_host(|_| {
-            for (stdin, said) in [("{", "1.1.0"), (&*with_version("\"0.3.1\""), "0.3.1")] {
-                both(
-                    "FOO",
-                    |call| call.stdin(stdin),
-                    |answer| {
-                        let document = answer.stdout.clone().expect("an error");
-                        assert_eq!(document["cniVersion"], said, "{document}");
-                        assert_ne!(answer.status, 0);
-                    },
-                );
-            }
         });
     }
 
@@ -469,27 +655,6 @@ mod results {
             );
             let strict = conf::with(&conf::smallest(), &json!({ "strict": true }));
             let (_pod, _) = host.pod(&strict);
-        });
-    }
-
-    #[test]
-    #[ignore = "needs namespaces: run scripts/test"]
-    fn a_previous_result_of_an_add_is_kept_and_extended() {
-        on_host(|host| {
-            let previous = json!({
-                "cniVersion": "1.1.0",
-                "interfaces": [{ "name": "first0", "mac": "02:00:00:00:00:01" }],
-                "ips": [{ "interface": 0, "address": "192.0.2.5/32" }],
-            });
-            let conf = conf::with(&conf::smallest(), &json!({ "prevResult": previous }));
-            let (_pod, result) = host.pod(&conf);
-            assert_eq!(
-                result["interfaces"][0], previous["interfaces"][0],
-                "{result:#}"
-            );
-            assert_eq!(result["interfaces"][3]["name"], "eth0", "{result:#}");
-            assert_eq!(result["ips"][0], previous["ips"][0], "{result:#}");
-            assert_eq!(result["ips"][1]["interface"], 3, "{result:#}");
         });
     }
 

@@ -15,7 +15,7 @@ const MAGIC: [u8; 8] = *b"cniipam1";
 /// The owners' table of an empty index: a page.
 const FEWEST_OWNERS: u64 = 256;
 /// The size of an entry of the owners' table.
-pub(super) const OWNER: u64 = 16;
+pub(super) const OWNER: usize = 16;
 const FEWEST_BLOCKS: u32 = 16;
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -58,22 +58,26 @@ impl Header {
                 .max(FEWEST_OWNERS),
             owners: 0,
         };
-        header.blocks_at = header.allot(u64::from(header.blocks_room) * ENTRY);
-        header.owners_at = header.allot(header.owners_room * OWNER);
+        header.blocks_at = header.allot(u64::from(header.blocks_room) * ENTRY as u64);
+        header.owners_at = header.allot(header.owners_room * OWNER as u64);
         header
     }
 
     /// Takes room at the end of the file.
     pub(super) fn allot(&mut self, size: u64) -> u64 {
-        let at = self.end.next_multiple_of(SLOTS.min(size).next_power_of_two());
+        let at = self
+            .end
+            .next_multiple_of((SLOTS as u64).min(size).next_power_of_two());
         self.end = at + size;
         at
     }
 
     /// Whether the tables lie within the file.
     pub(super) fn is_sound(&self) -> bool {
-        let blocks_end = self.blocks_at + u64::from(self.blocks_room) * ENTRY;
-        let owners_end = self.owners_at.saturating_add(self.owners_room.saturating_mul(OWNER));
+        let blocks_end = self.blocks_at + u64::from(self.blocks_room) * ENTRY as u64;
+        let owners_end = self
+            .owners_at
+            .saturating_add(self.owners_room.saturating_mul(OWNER as u64));
         self.blocks <= self.blocks_room
             && blocks_end <= self.end
             && self.owners_room.is_power_of_two()
@@ -139,12 +143,12 @@ impl Header {
     }
 }
 
-pub(super) fn entry_to_bytes(summary: &Summary, part: Part) -> [u8; ENTRY as usize] {
+pub(super) fn entry_to_bytes(summary: &Summary, part: Part) -> [u8; ENTRY] {
     let family = match summary.id.family {
         Family::V4 => 4,
         Family::V6 => 6,
     };
-    let mut bytes = [0; ENTRY as usize];
+    let mut bytes = [0; ENTRY];
     let encoded = (summary.id.number.to_le_bytes().into_iter())
         .chain(summary.longest_free.to_le_bytes())
         .chain(part.slots_at.to_le_bytes())

@@ -78,7 +78,9 @@ impl Index {
         let mut all = Vec::new();
         for place in 0..self.header.owners_room {
             let entry = self.owner(place)?;
-            if let Some(address) = self.dereference(entry.reference).filter(|_| entry.hash != EMPTY)
+            if let Some(address) = self
+                .dereference(entry.reference)
+                .filter(|_| entry.hash != EMPTY)
             {
                 all.push((entry.hash, address));
             }
@@ -142,7 +144,7 @@ impl Index {
             entries.push(self.owner(place)?);
         }
         self.header.owners_room *= 2;
-        self.header.owners_at = self.header.allot(self.header.owners_room * OWNER);
+        self.header.owners_at = self.header.allot(self.header.owners_room * OWNER as u64);
         for entry in entries.into_iter().filter(|entry| entry.hash != EMPTY) {
             self.insert(entry)?;
         }
@@ -150,8 +152,7 @@ impl Index {
     }
 
     fn owner(&mut self, place: u64) -> io::Result<Entry> {
-        let bytes: [u8; OWNER as usize] =
-            self.pages.get_array(self.header.owners_at + place * OWNER)?;
+        let bytes: [u8; OWNER] = self.pages.get_array(self.owner_at(place))?;
         let number = u128::from_le_bytes(bytes);
         #[expect(clippy::cast_possible_truncation, reason = "the parts of the number")]
         let (hash, reference) = (number as u64, (number >> 64) as u32);
@@ -160,7 +161,10 @@ impl Index {
 
     fn set_owner(&mut self, place: u64, entry: Entry) -> io::Result<()> {
         let number = u128::from(entry.hash) | u128::from(entry.reference) << 64;
-        let at = self.header.owners_at + place * OWNER;
-        self.pages.put(at, &number.to_le_bytes())
+        self.pages.put(self.owner_at(place), &number.to_le_bytes())
+    }
+
+    fn owner_at(&self, place: u64) -> u64 {
+        self.header.owners_at + place * OWNER as u64
     }
 }

@@ -19,7 +19,7 @@ pub(super) struct Pages {
     file: Option<File>,
     /// How much of the file was there: pages after it are zero.
     len: u64,
-    pages: BTreeMap<u64, Page>,
+    loaded: BTreeMap<u64, Page>,
 }
 
 impl Pages {
@@ -27,7 +27,7 @@ impl Pages {
         Self {
             file: Some(file),
             len,
-            pages: BTreeMap::new(),
+            loaded: BTreeMap::new(),
         }
     }
 
@@ -35,7 +35,7 @@ impl Pages {
         Self {
             file: None,
             len: 0,
-            pages: BTreeMap::new(),
+            loaded: BTreeMap::new(),
         }
     }
 
@@ -94,9 +94,11 @@ impl Pages {
         let Some(file) = &self.file else {
             return Ok(());
         };
-        for (number, page) in self.pages.iter_mut().filter(|(_, page)| page.changed) {
+        for (number, page) in self.loaded.iter_mut().filter(|(_, page)| page.changed) {
             let start = number * PAGE as u64;
-            let used = usize::try_from(end.saturating_sub(start)).unwrap_or(PAGE).min(PAGE);
+            let used = usize::try_from(end.saturating_sub(start))
+                .unwrap_or(PAGE)
+                .min(PAGE);
             let bytes = page.bytes.get(..used).unwrap_or_default();
             dir::write_at(file, bytes, start)?;
             page.changed = false;
@@ -116,7 +118,7 @@ impl Pages {
     }
 
     fn page(&mut self, number: u64) -> io::Result<&mut Page> {
-        match self.pages.entry(number) {
+        match self.loaded.entry(number) {
             std::collections::btree_map::Entry::Occupied(page) => Ok(page.into_mut()),
             std::collections::btree_map::Entry::Vacant(vacant) => {
                 let mut bytes = Box::new([0; PAGE]);
