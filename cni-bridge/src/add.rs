@@ -3,7 +3,7 @@
 use cni_protocol::{AddRequest, AddResult, Dns, Interface, IpConfig};
 
 use crate::{
-    config::{Config, Ipam, Mtu},
+    config::{Config, Ipam, Mtu, PodEnd},
     error::Error,
     ipam,
     kernel::{Kernel, OwnNetns},
@@ -84,6 +84,9 @@ fn apply(
     }
     pod::configure(kernel, &plan.veth.pod, veth.pod, &plan.pod)?;
     masquerade::ensure(&plan.masquerade)?;
+    if config.pod_end == PodEnd::Up {
+        veth::await_forwarding(&mut kernel.host, veth.host.index)?;
+    }
     let dns = if config.dns.is_empty() {
         allocation.dns
     } else {

@@ -26,6 +26,10 @@ const MAX_MTU: u32 = 65_535;
 /// The keys of a configuration as they are written, before their meaning is settled.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are the keys of the configuration"
+)]
 struct Raw {
     strict: bool,
     bridge: Option<String>,
@@ -83,6 +87,10 @@ struct RawCniArgs {
 
 /// How the pods of a network are connected.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a key of the configuration, used by its name"
+)]
 pub(crate) struct Config {
     pub(crate) bridge: InterfaceName,
     pub(crate) ipam: Ipam,
@@ -263,7 +271,10 @@ pub(crate) fn is_built_in(ipam_type: &str) -> bool {
 }
 
 fn decode(network: &NetworkConfig) -> Result<Raw, Error> {
-    let (raw, unknown): (Raw, _) = network.decode_listing_unknown()?;
+    let (raw, mut unknown): (Raw, Vec<UnknownKey>) = network.decode_listing_unknown()?;
+    if raw.strict && ipam_type(network).is_some_and(is_built_in) {
+        unknown.extend(cni_ipam::unknown_keys(network)?);
+    }
     match unknown.into_iter().next() {
         Some(key) if raw.strict => Err(Error::Unknown(key)),
         _ => Ok(raw),
@@ -442,7 +453,13 @@ mod tests {
             "unknown key \"addIf\" with value \"eth0\" (\"strict\": true refuses it)"
         );
         assert_eq!(error.code(), Code::UnsupportedField);
-        assert!(parse(r#","addIf":"eth0""#).is_ok());
+        parse(r#","addIf":"eth0""#).unwrap();
+        let ipam =
+            r#","strict":true,"ipam":{"type":"cni-ipam","subnet":"10.64.1.0/24","subnets":[]}"#;
+        assert_eq!(
+            refused(ipam),
+            "unknown key \"ipam.subnets\" with value [] (\"strict\": true refuses it)"
+        );
     }
 
     #[test]

@@ -80,8 +80,8 @@ pub(crate) fn lease(
 pub(crate) fn pod_networks(ipam: &cni_ipam::Config) -> Vec<IpNet> {
     ipam.sets()
         .iter()
-        .flat_map(|set| set.ranges())
-        .map(|range| range.subnet())
+        .flat_map(cni_ipam::RangeSet::ranges)
+        .map(cni_ipam::Range::subnet)
         .collect()
 }
 

@@ -44,20 +44,27 @@ impl Mac {
     }
 
     fn hashed(prefix: [u8; 2], of: &[u8]) -> Self {
-        let hash = siphasher::sip::SipHasher13::new().hash(of).to_be_bytes();
-        let [a, b, c, d, ..] = hash;
-        Self::new(prefix, [a, b, c, d])
+        let hash = siphasher::sip::SipHasher13::new().hash(of);
+        let [tail @ .., _, _, _, _] = hash.to_be_bytes();
+        Self::new(prefix, tail)
     }
 
-    fn new([a, b]: [u8; 2], [c, d, e, f]: [u8; 4]) -> Self {
-        Self([a, b, c, d, e, f])
+    fn new(prefix: [u8; 2], tail: [u8; 4]) -> Self {
+        let mut bytes = [0; 6];
+        for (byte, value) in bytes.iter_mut().zip(prefix.into_iter().chain(tail)) {
+            *byte = value;
+        }
+        Self(bytes)
     }
 }
 
 impl fmt::Display for Mac {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, f] = self.0;
-        write!(formatter, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+        for (number, byte) in self.0.iter().enumerate() {
+            let colon = if number == 0 { "" } else { ":" };
+            write!(formatter, "{colon}{byte:02x}")?;
+        }
+        Ok(())
     }
 }
 

@@ -86,7 +86,7 @@ impl Family {
     }
 }
 
-/// fc00::/7 (RFC 4193).
+/// Addresses of private networks (RFC 4193): `fc00::/7`.
 fn unique_local() -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7)
 }
@@ -99,20 +99,15 @@ impl Policy {
         masqueraded: Vec<IpNet>,
         link_local: bool,
     ) -> Self {
-        let mut spared = spared.map_or_else(
-            || (Vec::new(), true),
-            |list| {
-                let none = list.is_empty();
-                (list, !none)
-            },
-        );
+        let has_defaults = spared.as_ref().is_none_or(|list| !list.is_empty());
+        let mut spared = spared.unwrap_or_default();
         for family in [Family::V4, Family::V6] {
-            if spared.1 && !spared.0.iter().any(|net| Family::of(net) == family) {
-                spared.0.push(family.default_spared());
+            if has_defaults && !spared.iter().any(|net| Family::of(net) == family) {
+                spared.push(family.default_spared());
             }
         }
         Self {
-            spared: spared.0,
+            spared,
             masqueraded,
             link_local,
         }
@@ -228,7 +223,7 @@ fn merge(mut spans: Vec<Span>) -> Vec<Span> {
     for span in spans {
         match merged.last_mut() {
             Some(last) if span.first <= last.last.saturating_add(1) => {
-                last.last = last.last.max(span.last)
+                last.last = last.last.max(span.last);
             }
             _ => merged.push(span),
         }

@@ -132,7 +132,7 @@ pub(crate) struct Reply<'a> {
 
 /// A netlink socket in the network namespace of the thread that opened it, where it stays.
 pub(crate) struct Socket {
-    socket: netlink_sys::Socket,
+    inner: netlink_sys::Socket,
     sequence: u32,
     received: Vec<u8>,
 }
@@ -152,7 +152,7 @@ impl Socket {
         // The kernel's reason in words: a message without it is no failure.
         drop(socket.set_ext_ack(true));
         Ok(Self {
-            socket,
+            inner: socket,
             sequence: 0,
             received: Vec::new(),
         })
@@ -161,7 +161,7 @@ impl Socket {
     /// Has the kernel take the filters of a dump seriously: addresses of one link, say.
     pub(crate) fn filter_dumps(&self) {
         // As old as the filters; without it there is more to read, which changes nothing.
-        drop(self.socket.set_netlink_get_strict_chk(true));
+        drop(self.inner.set_netlink_get_strict_chk(true));
     }
 
     /// Sends all requests in one datagram and reads until the last one is answered.
@@ -192,7 +192,7 @@ impl Socket {
             let Some((index, answer)) = index_of(message.sequence, first, &answers) else {
                 return false;
             };
-            match message.message_type {
+            match message.kind {
                 NLMSG_NOOP => false,
                 NLMSG_ERROR | NLMSG_DONE => {
                     let failed = record(&mut outcomes, index, &message);
@@ -228,10 +228,10 @@ impl Socket {
         datagram: &[u8],
         is_last: &mut dyn FnMut(Message<'_>) -> bool,
     ) -> io::Result<()> {
-        send(&self.socket, datagram)?;
+        send(&self.inner, datagram)?;
         let mut finished = false;
         while !finished {
-            receive(&self.socket, &mut self.received)?;
+            receive(&self.inner, &mut self.received)?;
             for message in Messages(&self.received) {
                 finished |= is_last(message);
             }
@@ -310,8 +310,7 @@ fn record(outcomes: &mut [Result<(), Cause>], index: usize, message: &Message<'_
         .first_chunk::<4>()
         .map_or(0, |code| i32::from_ne_bytes(*code));
     if code < 0 {
-        let explanation = (message.message_type == NLMSG_ERROR
-            && message.flags & NLM_F_ACK_TLVS != 0)
+        let explanation = (message.kind == NLMSG_ERROR && message.flags & NLM_F_ACK_TLVS != 0)
             .then(|| explanation(message.payload, message.flags))
             .flatten();
         let errno = Errno::from_raw(-code);
@@ -345,7 +344,7 @@ pub(crate) fn text_of(value: &[u8]) -> String {
 }
 
 struct Message<'a> {
-    message_type: u16,
+    kind: u16,
     flags: u16,
     sequence: u32,
     payload: &'a [u8],
@@ -364,7 +363,7 @@ impl<'a> Iterator for Messages<'a> {
         let payload = self.0.get(HEADER..length)?;
         self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(Message {
-            message_type: u16::from_ne_bytes([t0, t1]),
+            kind: u16::from_ne_bytes([t0, t1]),
             flags: u16::from_ne_bytes([f0, f1]),
             sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
             payload,
@@ -411,7 +410,7 @@ mod tests {
             (capped, NLM_F_ACK_TLVS | NLM_F_CAPPED),
         ] {
             let message = Message {
-                message_type: NLMSG_ERROR,
+                kind: NLMSG_ERROR,
                 flags,
                 sequence: 1,
                 payload: &payload,

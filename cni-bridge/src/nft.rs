@@ -154,7 +154,7 @@ impl Nft {
             }
             match self.socket.execute(batch.finish(), |_reply| {}) {
                 Err(error) if error.errno() == Some(Errno::ERESTART) && attempt < ATTEMPTS => {
-                    attempt += 1
+                    attempt += 1;
                 }
                 outcome => return outcome,
             }

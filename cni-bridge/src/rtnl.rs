@@ -98,6 +98,7 @@ pub(crate) struct Link<N> {
 /// What a link says of itself as a port of a bridge; `None` where it is none.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct PortFlags {
+    pub(crate) forwarding: Option<bool>,
     pub(crate) hairpin: Option<bool>,
     pub(crate) isolated: Option<bool>,
 }
@@ -158,6 +159,13 @@ impl<N> Rtnl<N> {
         operation: String,
         message: LinkMessage,
     ) -> Result<Link<N>, Error> {
+        let name = message
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name.clone()),
+                _ => None,
+            });
         // The echo comes before the last steps (`rtnl_newlink_create()`): that they succeeded
         // too is in the acknowledgement after it.
         let message = RouteNetlinkMessage::NewLink(message);
@@ -168,6 +176,12 @@ impl<N> Rtnl<N> {
                 created = Some(Link::new(&message));
             }
         })?;
+        if let (None, Some(name)) = (&created, name) {
+            // Linux has the echo since 6.2.
+            let mut message = LinkMessage::default();
+            message.attributes.push(LinkAttribute::IfName(name));
+            created = self.get_link(operation.clone(), message)?;
+        }
         let cause = || Cause::Unintelligible("the new link is missing in it".to_owned());
         created.ok_or_else(|| Error {
             operation,
@@ -403,7 +417,9 @@ impl<N> Link<N> {
     }
 
     fn take_info(&mut self, info: &LinkInfo) {
-        use netlink_packet_route::link::{InfoBridge, InfoBridgePort, InfoPortData};
+        use netlink_packet_route::link::{
+            BridgePortState, InfoBridge, InfoBridgePort, InfoPortData,
+        };
         match info {
             LinkInfo::Kind(kind) => self.kind = Some(kind.clone()),
             LinkInfo::Data(InfoData::Bridge(options)) => {
@@ -422,6 +438,9 @@ impl<N> Link<N> {
             LinkInfo::PortData(InfoPortData::BridgePort(options)) => {
                 for option in options {
                     match option {
+                        InfoBridgePort::State(state) => {
+                            self.port.forwarding = Some(*state == BridgePortState::Forwarding);
+                        }
                         InfoBridgePort::HairpinMode(on) => self.port.hairpin = Some(*on),
                         InfoBridgePort::Isolated(on) => self.port.isolated = Some(*on),
                         _ => {}

@@ -1,6 +1,6 @@
 //! STATUS: could an ADD work? Without side effects and without waiting.
 //!
-//! containerd asks every few seconds, and makes the node NotReady when the answer is no.
+//! containerd asks every few seconds, and makes the node `NotReady` when the answer is no.
 
 use cni_protocol::{Args, Code, Command, Failure, StatusRequest, delegate::Delegate};
 

@@ -282,6 +282,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         #[test]
         fn all_addresses_are_given_each_once_and_none_that_may_not(set in any_set()) {
             let range = &set.ranges()[0];

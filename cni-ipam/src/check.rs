@@ -7,6 +7,7 @@ use nix::unistd::{self, AccessFlags};
 
 use crate::{
     allocate,
+    cause::Cause,
     config::{Config, DataDir},
     error::Error,
     lease::{owner_of, texts},
@@ -94,7 +95,10 @@ fn is_owner(line: &Line, owner: &Owner) -> bool {
 /// an error only where the configuration says so.
 pub fn status(config: &Config, network: &NetworkName) -> Result<(), Error> {
     let store = Store::new(config.data_dir(), network, &Here)?;
-    let failed = |error| store.failed("use", error);
+    let failed = |error| Error::Unusable {
+        path: store.path.clone(),
+        source: Cause::from(error),
+    };
     let Some(dir) = Dir::open(&store.path).map_err(failed)? else {
         return can_be_made(&store.path).map_err(failed);
     };
@@ -137,4 +141,95 @@ fn can_be_made(path: &Path) -> io::Result<()> {
 fn may_write(path: &Path) -> io::Result<()> {
     // Root may write anywhere but to a read-only file system; access(2) knows that too.
     Ok(unistd::access(path, AccessFlags::W_OK | AccessFlags::X_OK)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use cni_protocol::{Code, Failure};
+
+    use super::*;
+    use crate::{
+        DataDir, release,
+        testing::{attachment, config},
+    };
+
+    fn leased(data: &Path) -> Config {
+        let config = config(r#""subnet":"10.64.1.0/30","statusOnExhaustion":true"#, data);
+        let maker = crate::Maker::Other;
+        crate::lease(&config, &attachment("c1"), maker, None).unwrap();
+        config
+    }
+
+    #[test]
+    fn a_check_compares_the_addresses() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = leased(dir.path());
+        let data_dir = config.data_dir();
+        let address = |text: &str| [text.parse::<IpAddr>().unwrap()];
+        check(data_dir, &attachment("c1"), &address("10.64.1.2")).unwrap();
+        check(data_dir, &attachment("c1"), &[]).unwrap();
+
+        let path = dir.path().join("cbr0");
+        let error = check(data_dir, &attachment("c1"), &address("10.64.1.3")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "cbr0/c1/eth0 should have 10.64.1.3, but the lease store {} has 10.64.1.2 for it",
+                path.display()
+            )
+        );
+        let error = check(data_dir, &attachment("c2"), &address("10.64.1.2")).unwrap_err();
+        assert!(
+            error.to_string().ends_with("has no lease for it"),
+            "{error}"
+        );
+        let nowhere = DataDir::new(dir.path().join("nowhere"));
+        let error = check(&nowhere, &attachment("c1"), &[]).unwrap_err();
+        assert!(
+            error.to_string().ends_with("has no lease for it"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn exhaustion_is_told_where_it_is_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = leased(dir.path());
+        let network = attachment("c1").network;
+        let error = status(&config, &network).unwrap_err();
+        assert_eq!(error.code(), Code::Unavailable);
+        release(config.data_dir(), &attachment("c1")).unwrap();
+        status(&config, &network).unwrap();
+    }
+
+    #[test]
+    fn a_status_waits_for_no_lock_and_makes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let elsewhere = dir.path().join("not/yet");
+        let config = config(r#""subnet":"10.64.1.0/30""#, &elsewhere);
+        status(&config, &attachment("c1").network).unwrap();
+        assert!(!dir.path().join("not").exists());
+
+        let config = leased(dir.path());
+        let held = fs::File::open(dir.path().join("cbr0")).unwrap();
+        held.lock().unwrap();
+        status(&config, &attachment("c1").network).unwrap_err();
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_is_unavailable() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        let config = config(r#""subnet":"10.64.1.0/30""#, &file);
+        let error = status(&config, &attachment("c1").network).unwrap_err();
+        assert_eq!(error.code(), Code::Unavailable);
+        assert_eq!(
+            error.reply().to_string(),
+            format!(
+                "cannot keep leases in {}; a part of the path is no directory",
+                file.join("cbr0").display()
+            )
+        );
+    }
 }

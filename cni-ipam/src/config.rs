@@ -603,80 +603,83 @@ mod tests {
         );
     }
 
+    /// What is written, and what is said about it.
+    const REFUSALS: &[(&str, &str)] = &[
+        (
+            r"{}",
+            "ipam.subnet or ipam.ranges is missing: no IP ranges specified",
+        ),
+        (
+            r#"{"subnet":"10.64.1.7/24"}"#,
+            r#"ipam.subnet "10.64.1.7/24": Network has host bits set: is 10.64.1.0/24 meant?"#,
+        ),
+        (
+            r#"{"subnet":"10.0.0.0/31"}"#,
+            r#"ipam.subnet "10.0.0.0/31": Network 10.0.0.0/31 too small to allocate from"#,
+        ),
+        (
+            r#"{"subnet":"fd00::/127"}"#,
+            r#"ipam.subnet "fd00::/127": Network fd00::/127 too small to allocate from"#,
+        ),
+        (
+            r#"{"subnet":"10.64.1.0"}"#,
+            r#"ipam.subnet "10.64.1.0": invalid IP address syntax"#,
+        ),
+        (
+            r#"{"ranges":[[{"subnet":"10.1.0.0/24"},{"subnet":"10.2.0.0/24","rangeStart":"10.3.0.1"}]]}"#,
+            r#"ipam.ranges[0][1].rangeStart "10.3.0.1": it is not in subnet 10.2.0.0/24"#,
+        ),
+        (
+            r#"{"subnet":"10.1.0.0/24","rangeStart":"10.1.0.9","rangeEnd":"10.1.0.8"}"#,
+            r#"ipam.rangeEnd "10.1.0.8": it is before rangeStart 10.1.0.9"#,
+        ),
+        (
+            r#"{"subnet":"10.1.0.0/24","gateway":"10.1.0.256"}"#,
+            r#"ipam.gateway "10.1.0.256": invalid IP address syntax"#,
+        ),
+        (
+            r#"{"subnet":"10.1.0.0/24","gateway":"fd00::1"}"#,
+            r#"ipam.gateway "fd00::1": it is not of the family of subnet 10.1.0.0/24"#,
+        ),
+        (
+            r#"{"subnet":"10.1.0.0/24","exclude":["10.1.0.9-10.1.0.1"]}"#,
+            r#"ipam.exclude[0] "10.1.0.9-10.1.0.1": it has to be an address, a CIDR or first-last"#,
+        ),
+        (
+            r#"{"subnet":"10.1.0.0/24","exclude":["10.1.0.0/24"]}"#,
+            r#"ipam "10.1.0.1-10.1.0.254": its gateway and exclusions leave no address to give"#,
+        ),
+        (
+            r#"{"ranges":[[]]}"#,
+            "ipam.ranges[0] is missing: a set needs at least one range",
+        ),
+        (
+            r#"{"ranges":[[{}]]}"#,
+            "ipam.ranges[0][0].subnet is missing: a range needs a subnet, such as 10.64.1.0/24",
+        ),
+        (
+            r#"{"ranges":[[{"subnet":"10.1.0.0/24"},{"subnet":"fd00::/64"}]]}"#,
+            r#"ipam.ranges[0][1].subnet "fd00::/64": IPv4 and IPv6 are in one set; each needs a set of its own"#,
+        ),
+        (
+            r#"{"subnet":"10.1.0.0/24","ranges":[[{"subnet":"10.1.0.0/16"}]]}"#,
+            "range 10.1.0.1-10.1.0.254 of subnet 10.1.0.0/24 and range 10.1.0.1-10.1.255.254 \
+             of subnet 10.1.0.0/16 have addresses in common",
+        ),
+        (
+            r#"{"subnet":"10.1.0.0/24","dataDir":"run/cni"}"#,
+            r#"ipam.dataDir "run/cni": it has to be an absolute path"#,
+        ),
+        (
+            r#"{"subnet":"10.1.0.0/24","resolvConf":"/nowhere/resolv.conf"}"#,
+            r#"ipam.resolvConf "/nowhere/resolv.conf": it is missing"#,
+        ),
+    ];
+
     #[test]
     fn every_refusal_names_the_key_and_the_value() {
-        for (section, expected) in [
-            (
-                r"{}",
-                "ipam.subnet or ipam.ranges is missing: no IP ranges specified",
-            ),
-            (
-                r#"{"subnet":"10.64.1.7/24"}"#,
-                r#"ipam.subnet "10.64.1.7/24": Network has host bits set: is 10.64.1.0/24 meant?"#,
-            ),
-            (
-                r#"{"subnet":"10.0.0.0/31"}"#,
-                r#"ipam.subnet "10.0.0.0/31": Network 10.0.0.0/31 too small to allocate from"#,
-            ),
-            (
-                r#"{"subnet":"fd00::/127"}"#,
-                r#"ipam.subnet "fd00::/127": Network fd00::/127 too small to allocate from"#,
-            ),
-            (
-                r#"{"subnet":"10.64.1.0"}"#,
-                r#"ipam.subnet "10.64.1.0": invalid IP address syntax"#,
-            ),
-            (
-                r#"{"ranges":[[{"subnet":"10.1.0.0/24"},{"subnet":"10.2.0.0/24","rangeStart":"10.3.0.1"}]]}"#,
-                r#"ipam.ranges[0][1].rangeStart "10.3.0.1": it is not in subnet 10.2.0.0/24"#,
-            ),
-            (
-                r#"{"subnet":"10.1.0.0/24","rangeStart":"10.1.0.9","rangeEnd":"10.1.0.8"}"#,
-                r#"ipam.rangeEnd "10.1.0.8": it is before rangeStart 10.1.0.9"#,
-            ),
-            (
-                r#"{"subnet":"10.1.0.0/24","gateway":"10.1.0.256"}"#,
-                r#"ipam.gateway "10.1.0.256": invalid IP address syntax"#,
-            ),
-            (
-                r#"{"subnet":"10.1.0.0/24","gateway":"fd00::1"}"#,
-                r#"ipam.gateway "fd00::1": it is not of the family of subnet 10.1.0.0/24"#,
-            ),
-            (
-                r#"{"subnet":"10.1.0.0/24","exclude":["10.1.0.9-10.1.0.1"]}"#,
-                r#"ipam.exclude[0] "10.1.0.9-10.1.0.1": it has to be an address, a CIDR or first-last"#,
-            ),
-            (
-                r#"{"subnet":"10.1.0.0/24","exclude":["10.1.0.0/24"]}"#,
-                r#"ipam "10.1.0.1-10.1.0.254": its gateway and exclusions leave no address to give"#,
-            ),
-            (
-                r#"{"ranges":[[]]}"#,
-                "ipam.ranges[0] is missing: a set needs at least one range",
-            ),
-            (
-                r#"{"ranges":[[{}]]}"#,
-                "ipam.ranges[0][0].subnet is missing: a range needs a subnet, such as 10.64.1.0/24",
-            ),
-            (
-                r#"{"ranges":[[{"subnet":"10.1.0.0/24"},{"subnet":"fd00::/64"}]]}"#,
-                r#"ipam.ranges[0][1].subnet "fd00::/64": IPv4 and IPv6 are in one set; each needs a set of its own"#,
-            ),
-            (
-                r#"{"subnet":"10.1.0.0/24","ranges":[[{"subnet":"10.1.0.0/16"}]]}"#,
-                "range 10.1.0.1-10.1.0.254 of subnet 10.1.0.0/24 and range 10.1.0.1-10.1.255.254 \
-                 of subnet 10.1.0.0/16 have addresses in common",
-            ),
-            (
-                r#"{"subnet":"10.1.0.0/24","dataDir":"run/cni"}"#,
-                r#"ipam.dataDir "run/cni": it has to be an absolute path"#,
-            ),
-            (
-                r#"{"subnet":"10.1.0.0/24","resolvConf":"/nowhere/resolv.conf"}"#,
-                r#"ipam.resolvConf "/nowhere/resolv.conf": it is missing"#,
-            ),
-        ] {
-            assert_eq!(refused(section), expected);
+        for (section, expected) in REFUSALS {
+            assert_eq!(refused(section), *expected);
         }
     }
 

@@ -70,6 +70,10 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// STATUS: the place for the leases is of no use.
+    #[error("cannot keep leases in {}", path.display())]
+    Unusable { path: PathBuf, source: Cause },
+
     /// STATUS, where it was asked to say so.
     #[error("no IP addresses available in range set: {0}")]
     NoneFree(String),
@@ -150,7 +154,7 @@ impl Failure for Error {
             | Self::Exhausted(_)
             | Self::Requested { .. }
             | Self::TakenBack { .. } => Code::TryAgain,
-            Self::NoneFree(_) => Code::Unavailable,
+            Self::NoneFree(_) | Self::Unusable { .. } => Code::Unavailable,
         }
     }
 }

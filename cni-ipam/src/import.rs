@@ -77,12 +77,16 @@ pub(crate) fn import(store: &Store<'_>, from: Option<&Path>) -> Result<(), Error
     Ok(())
 }
 
-/// Removes an attachment's records where host-local put them, as its own DEL does.
+/// Removes an attachment's records where host-local put them, as its own DEL does. False:
+/// there is nothing of host-local.
 pub(crate) fn release_there(
     store: &Store<'_>,
     from: &Path,
     attachment: &Attachment,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
+    if !there_is_any(store, from)? {
+        return Ok(false);
+    }
     let key = names::id_key(&attachment.container_id);
     for source in sources(store, Some(from))? {
         let failed = |error| Error::io("release in", &source.path, error);
@@ -94,7 +98,17 @@ pub(crate) fn release_there(
             }
         }
     }
-    Ok(())
+    Ok(true)
+}
+
+/// Whether there is anything of host-local: a cheap look, for the DELs that find nothing.
+fn there_is_any(store: &Store<'_>, from: &Path) -> Result<bool, Error> {
+    for path in [&store.path, &from.join(store.network.as_str())] {
+        if is_host_locals(path).map_err(|error| Error::io("read", path, error))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -421,8 +435,8 @@ mod tests {
         }
         assert_eq!(node.taken(), [""; 0]);
 
-        let note = fs::read_to_string(&there).unwrap();
-        assert!(note.contains("To go back to host-local"), "{note}");
+        let text = fs::read_to_string(&there).unwrap();
+        assert!(text.contains("To go back to host-local"), "{text}");
         let aside = there.with_file_name("cbr0.imported-by-cni-ipam");
         assert_eq!(names(&aside).len(), 7);
     }

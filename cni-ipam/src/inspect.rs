@@ -424,6 +424,37 @@ fn contradictions(snapshot: &Snapshot, index: &mut Index) -> io::Result<Vec<Prob
     Ok(problems)
 }
 
+/// What a repair has to go by.
+pub(crate) struct Healing {
+    index: Option<Index>,
+    /// The addresses that links speak for.
+    spoken_for: HashSet<IpAddr>,
+}
+
+impl Healing {
+    pub(crate) fn new(store: &Store<'_>) -> Result<Self, Error> {
+        let links = Links::ask(store)?;
+        let ours = links
+            .aliases
+            .into_iter()
+            .filter(|(_, alias)| alias.network == *store.network);
+        Ok(Self {
+            index: index(store)?,
+            spoken_for: ours.flat_map(|(_, alias)| alias.addresses).collect(),
+        })
+    }
+
+    /// Whether a repair could do something about a problem.
+    pub(crate) fn may_heal(&mut self, problem: &Problem) -> bool {
+        let Problem::Quarantined(address) = problem else {
+            return true;
+        };
+        let since = self.index.as_mut().map(|index| index.free_since(*address));
+        let was_free = matches!(since, Some(Ok(Some(since))) if since < TAKEN);
+        was_free || self.spoken_for.contains(address)
+    }
+}
+
 /// One cell of the picture of a pool.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Cell {

@@ -50,8 +50,10 @@ pub(crate) fn release_in(
         (_, Some(from)) => {
             // Nothing was taken over yet: the record is where host-local put it. Or it is
             // here by now, when somebody took it over at the same time.
-            import::release_there(store, from, attachment)?;
-            release_here().map(drop)
+            if import::release_there(store, from, attachment)? {
+                release_here()?;
+            }
+            Ok(())
         }
     }
 }

@@ -7,7 +7,7 @@ use cni_protocol::NetworkName;
 use crate::{
     config::DataDir,
     error::Error,
-    inspect::{Problem, verify_in},
+    inspect::{Healing, Problem, verify_in},
     reclaim::{self, Mode},
     store::{
         Absent, Held, Here, Store,
@@ -48,11 +48,12 @@ pub(crate) fn repair_in(store: &Store<'_>, how: Repair) -> Result<Option<Repaire
         return Ok(None);
     };
     let left = match how {
-        Repair::DryRun => before
-            .iter()
-            .filter(|problem| !may_heal(problem))
-            .cloned()
-            .collect(),
+        Repair::DryRun => {
+            let mut healing = Healing::new(store)?;
+            let mut left = before.clone();
+            left.retain(|problem| !healing.may_heal(problem));
+            left
+        }
         Repair::Do => {
             store.rebuild()?;
             reclaim::reclaim(store, Mode::Real)?;
@@ -64,18 +65,6 @@ pub(crate) fn repair_in(store: &Store<'_>, how: Repair) -> Result<Option<Repaire
         solved: solved.collect(),
         left,
     }))
-}
-
-/// Whether a repair can do something about a problem, as far as that is known beforehand.
-fn may_heal(problem: &Problem) -> bool {
-    match problem {
-        // It depends on what the index and the links know.
-        Problem::Quarantined(_) => false,
-        Problem::Short { .. }
-        | Problem::Abandoned { .. }
-        | Problem::Unrecorded { .. }
-        | Problem::Index(_) => true,
-    }
 }
 
 /// Frees an address because an operator says that nobody has it, be it leased or in

@@ -63,14 +63,18 @@ fn check_config(config: &Config) {
         assert_eq!(mac.to_string().parse(), Ok(mac));
     }
     if let Some(vlan) = &config.vlan {
-        let ids = vlan.trunk.iter().flat_map(|range| [*range.start(), *range.end()]);
+        let ids = vlan
+            .trunk
+            .iter()
+            .flat_map(|range| [*range.start(), *range.end()]);
         assert!(ids.chain(vlan.native).all(|id| (1..=4094).contains(&id)));
         assert!(vlan.trunk.iter().all(|range| range.start() <= range.end()));
     }
 }
 
 fn allocation(config: &Config, before: &AddResult) -> Allocation {
-    let from_sets = |ipam: &cni_ipam::Config| ipam.sets().iter().map(ipam_stdin::first_lease).collect();
+    let from_sets =
+        |ipam: &cni_ipam::Config| ipam.sets().iter().map(ipam_stdin::first_lease).collect();
     let (ips, routes): (Vec<IpConfig>, _) = match &config.ipam {
         Ipam::None => (Vec::new(), Vec::new()),
         Ipam::BuiltIn(ipam) => (from_sets(ipam), ipam.routes().to_vec()),
@@ -115,10 +119,19 @@ fn check_plan(network: &NetworkConfig, config: &Config, allocation: &Allocation)
     if network.name().as_str().len() < 80 && (1..=2).contains(&plan.pod.addresses.len()) {
         let alias: Alias = plan.veth.alias.parse().expect("an alias of ours");
         assert_eq!(alias.host_link(), plan.veth.host);
-        assert!(alias.addresses.iter().copied().eq(plan.pod.addresses.iter().map(IpNet::addr)));
+        assert!(
+            alias
+                .addresses
+                .iter()
+                .copied()
+                .eq(plan.pod.addresses.iter().map(IpNet::addr))
+        );
     }
     for (n, route) in plan.pod.routes.iter().enumerate() {
-        assert!(!plan.pod.routes[..n].contains(route), "route {route:?} is made twice");
+        assert!(
+            !plan.pod.routes[..n].contains(route),
+            "route {route:?} is made twice"
+        );
     }
     plan.masquerade.iter().for_each(check_rule);
 }
@@ -127,7 +140,11 @@ fn check_rule(rule: &Rule) {
     assert!(!rule.sources.is_empty());
     for intervals in [&rule.sources, &rule.spared] {
         let ascending = |pair: &[Interval]| pair[0].last < pair[1].first;
-        assert!(intervals.iter().all(|interval| interval.first <= interval.last));
+        assert!(
+            intervals
+                .iter()
+                .all(|interval| interval.first <= interval.last)
+        );
         assert!(intervals.windows(2).all(ascending), "{intervals:?}");
     }
     let tag = rule.tag();

@@ -57,8 +57,5 @@ fn check_alias(args: &Args) {
     let text = alias.to_string();
     assert!(text.len() <= LONGEST_ALIAS, "{text:?}");
     let read: Alias = text.parse().expect("an alias of ours");
-    assert_eq!(
-        Alias { pod: None, ..read },
-        Alias { pod: None, ..alias }
-    );
+    assert_eq!(Alias { pod: None, ..read }, Alias { pod: None, ..alias });
 }

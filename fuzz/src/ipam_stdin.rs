@@ -41,7 +41,10 @@ pub(crate) fn check_config(config: &Config, version: Version) {
     for (n, set) in sets.iter().enumerate() {
         check_set(set);
         for range in sets.iter().skip(n + 1).flat_map(RangeSet::ranges) {
-            assert!(!set.contains(range.first()) && !set.contains(range.last()), "{range}");
+            assert!(
+                !set.contains(range.first()) && !set.contains(range.last()),
+                "{range}"
+            );
         }
     }
     let result = AddResult {
@@ -52,7 +55,9 @@ pub(crate) fn check_config(config: &Config, version: Version) {
     };
     let document = result.to_json(version).expect("there is an address");
     if version <= Version::V0_2_0 {
-        let families = ["ip4", "ip6"].iter().filter(|key| document.get(**key).is_some());
+        let families = ["ip4", "ip6"]
+            .iter()
+            .filter(|key| document.get(**key).is_some());
         assert_eq!(families.count(), sets.len(), "an address is not told");
     }
 }
@@ -64,9 +69,16 @@ fn check_set(set: &RangeSet) {
         let (subnet, first, last) = (range.subnet(), range.first(), range.last());
         assert!(set.contains(first) && set.contains(last));
         assert!(first <= last, "{range}");
-        assert!(subnet.contains(&first) && subnet.contains(&last), "{range} of {subnet}");
+        assert!(
+            subnet.contains(&first) && subnet.contains(&last),
+            "{range} of {subnet}"
+        );
         assert_eq!(subnet, subnet.trunc());
-        assert!(set.ranges().iter().all(|other| is_v4(other) == is_v4(range)));
+        assert!(
+            set.ranges()
+                .iter()
+                .all(|other| is_v4(other) == is_v4(range))
+        );
         assert_eq!(first.is_ipv4(), is_v4(range));
         let apart = |other: &Range| other.last() < first || last < other.first();
         assert!(set.ranges().iter().skip(n + 1).all(apart), "{range}");

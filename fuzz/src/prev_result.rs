@@ -28,7 +28,10 @@ pub fn check(bytes: &[u8]) {
 }
 
 /// Reads the value as a plugin does. The outer error: there is no configuration to read.
-#[expect(clippy::result_unit_err, reason = "whatever it is, nothing is done about it")]
+#[expect(
+    clippy::result_unit_err,
+    reason = "whatever it is, nothing is done about it"
+)]
 pub(crate) fn read(
     value: &[u8],
     unstated: Version,
@@ -47,7 +50,10 @@ fn there_and_back(result: &AddResult, version: Version) {
     };
     assert_eq!(result.ensure_representable(version), Ok(()));
     let text = result.to_text(version).expect("the same as to_json");
-    assert_eq!(serde_json::from_str::<Value>(&text).ok().as_ref(), Some(&document));
+    assert_eq!(
+        serde_json::from_str::<Value>(&text).ok().as_ref(),
+        Some(&document)
+    );
     check_shape(&document, version);
 
     // It says its version itself, so that of the configuration does not matter.
@@ -58,20 +64,33 @@ fn there_and_back(result: &AddResult, version: Version) {
     let again = back.to_text(version).expect("what was read has an address");
     assert_eq!(again, text, "the second way prints something else");
     if version == Version::LATEST {
-        assert_eq!(kept(&back), kept(result), "the newest version keeps everything");
+        assert_eq!(
+            kept(&back),
+            kept(result),
+            "the newest version keeps everything"
+        );
     }
 }
 
 /// What runtimes rely on.
 fn check_shape(document: &Value, version: Version) {
-    let list = |key: &str| document.get(key).and_then(Value::as_array).map_or(&[][..], |list| list);
+    let list = |key: &str| {
+        document
+            .get(key)
+            .and_then(Value::as_array)
+            .map_or(&[][..], |list| list)
+    };
     assert_eq!(document["cniVersion"], version.as_str());
     let interfaces = list("interfaces").len() as u64;
     for ip in list("ips") {
         // containerd's go-cni dies, as a whole, of an index that leads nowhere.
         let index = ip.get("interface").and_then(Value::as_u64);
         assert!(index.is_none_or(|index| index < interfaces), "{ip}");
-        assert_eq!(ip.get("version").is_some(), version < Version::V1_0_0, "{ip}");
+        assert_eq!(
+            ip.get("version").is_some(),
+            version < Version::V1_0_0,
+            "{ip}"
+        );
     }
     for key in ["interfaces", "ips"] {
         assert!(version > Version::V0_2_0 || document.get(key).is_none());

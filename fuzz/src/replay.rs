@@ -3,7 +3,9 @@
 use std::{fs, panic, path::Path};
 
 fn replay(target: &str, check: fn(&[u8])) {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("corpus")
+        .join(target);
     let files = fs::read_dir(&corpus).expect("the corpus is kept beside the sources");
     let mut count = 0;
     for file in files {

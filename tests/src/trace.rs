@@ -19,7 +19,7 @@ use crate::Request;
 
 impl Request {
     /// Makes the call and kills the process, as SIGKILL does, when its `nth` system call
-    /// is done. Returns false when it ended by itself before.
+    /// that changes something is done. Returns false when it ended by itself before.
     pub fn killed_after(&self, nth: usize) -> bool {
         // The shell waits until it is traced, then becomes the plugin.
         let mut command = Command::new("/bin/sh");
@@ -69,16 +69,72 @@ fn trace_to_the_plugin(pid: Pid) {
 }
 
 fn run_for(pid: Pid, nth: usize) -> bool {
-    // One stop at the entry of each system call and one at its end; exec's end comes first.
-    for _ in 0..=2 * nth {
-        ptrace::syscall(pid, None).unwrap();
-        match wait::waitpid(pid, None).unwrap() {
-            WaitStatus::PtraceSyscall(_) => {}
-            WaitStatus::Exited(..) => return false,
-            other => panic!("unexpected while tracing: {other:?}"),
+    let mut done = 0;
+    // exec's own end comes first.
+    while next_stop(pid) {
+        if changes_something(pid) {
+            done += 1;
+        }
+        if done == nth {
+            signal::kill(pid, Signal::SIGKILL).unwrap();
+            wait::waitpid(pid, None).unwrap();
+            return true;
+        }
+        // The entry of the next call.
+        if !next_stop(pid) {
+            return false;
         }
     }
-    signal::kill(pid, Signal::SIGKILL).unwrap();
-    wait::waitpid(pid, None).unwrap();
+    false
+}
+
+/// Lets the process run to the next entry or end of a system call. False when it is gone.
+fn next_stop(pid: Pid) -> bool {
+    ptrace::syscall(pid, None).unwrap();
+    match wait::waitpid(pid, None).unwrap() {
+        WaitStatus::PtraceSyscall(_) => true,
+        WaitStatus::Exited(..) => false,
+        other => panic!("unexpected while tracing: {other:?}"),
+    }
+}
+
+/// Whether anybody else can tell that the call that has just ended was made. To be killed
+/// after a call that nobody can tell of is to be killed after the one before.
+#[cfg(target_arch = "x86_64")]
+fn changes_something(pid: Pid) -> bool {
+    const PRIVATE: [libc::c_long; 24] = [
+        libc::SYS_arch_prctl,
+        libc::SYS_brk,
+        libc::SYS_close,
+        libc::SYS_fcntl,
+        libc::SYS_fstat,
+        libc::SYS_fstatfs,
+        libc::SYS_getrandom,
+        libc::SYS_gettid,
+        libc::SYS_mmap,
+        libc::SYS_mprotect,
+        libc::SYS_munmap,
+        libc::SYS_newfstatat,
+        libc::SYS_poll,
+        libc::SYS_pread64,
+        libc::SYS_prlimit64,
+        libc::SYS_read,
+        libc::SYS_readlink,
+        libc::SYS_recvfrom,
+        libc::SYS_rseq,
+        libc::SYS_rt_sigaction,
+        libc::SYS_set_robust_list,
+        libc::SYS_set_tid_address,
+        libc::SYS_sigaltstack,
+        libc::SYS_statx,
+    ];
+    let call = ptrace::getregs(pid).unwrap().orig_rax;
+    !PRIVATE
+        .iter()
+        .any(|private| private.cast_unsigned() == call)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn changes_something(_: Pid) -> bool {
     true
 }

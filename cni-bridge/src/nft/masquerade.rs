@@ -70,7 +70,9 @@ pub(crate) fn update(nft: &mut Nft, decide: impl Fn(&[Installed]) -> Change) -> 
         if !add.is_empty() {
             batch.table_and_chain();
         }
-        remove.iter().for_each(|rule| batch.remove(*rule));
+        for rule in remove {
+            batch.remove(rule);
+        }
         for (number, rule) in (1_u32..).zip(&add) {
             batch.add(number, rule);
         }

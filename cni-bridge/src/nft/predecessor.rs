@@ -4,6 +4,8 @@
 //! Knows the Go plugin's names (`pkg/ip/ipmasq_*.go` and `pkg/utils` of its version 1.9.1) and
 //! removes only what carries them. Rules of iptables-legacy are beyond nftables.
 
+use std::fmt::Write;
+
 use netlink_packet_netfilter::{
     NetfilterProtoFamily,
     nftables::{ChainAttribute, ChainMessage, NfTablesMessage, RuleAttribute, RuleMessage},
@@ -97,10 +99,12 @@ fn comment_tag(attachment: &Attachment) -> String {
 }
 
 fn hash(text: &str) -> String {
-    Sha512::digest(text.as_bytes())
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let mut digits = String::new();
+    for byte in Sha512::digest(text.as_bytes()) {
+        // Writing to a string cannot fail.
+        drop(write!(digits, "{byte:02x}"));
+    }
+    digits
 }
 
 impl Nft {
@@ -137,7 +141,7 @@ impl Nft {
     ) -> Result<Vec<Found>, Error> {
         let mut rules = Vec::new();
         self.list_rules(family, table, chain, |payload| {
-            rules.extend(super::found(payload))
+            rules.extend(super::found(payload));
         })?;
         Ok(rules)
     }

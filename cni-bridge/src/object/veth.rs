@@ -1,6 +1,10 @@
 //! The pair of links that connects a pod: made, completed, found again and removed.
 
-use std::os::fd::AsRawFd;
+use std::{
+    os::fd::AsRawFd,
+    thread,
+    time::{Duration, Instant},
+};
 
 use cni_ipam::alias::Alias;
 use cni_protocol::{Attachment, InterfaceName};
@@ -25,6 +29,9 @@ use crate::{
 /// Without a queueing discipline a veth has no use for a queue for each processor, and making
 /// them is a third of the work of making the pair (`veth_get_num_queues()`).
 const QUEUES: u32 = 1;
+/// How long a port may take to forward, and how often it is looked at.
+const FORWARDING: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_micros(200);
 /// `IFLA_BRPORT_MODE`: a packet may leave by the port it came in by.
 const HAIRPIN: u16 = 4;
 /// `IFLA_BRPORT_ISOLATED`: no packets to other isolated ports.
@@ -93,8 +100,8 @@ fn pair(plan: &VethPlan, bridge: Index<Host>, netns: i32) -> LinkMessage {
 fn completion(plan: &VethPlan, index: Index<Host>) -> Vec<RouteRequest> {
     let mut requests = Vec::new();
     let mut switches = Vec::new();
-    switches.extend(plan.hairpin.then(|| (HAIRPIN, "hairpin")));
-    switches.extend(plan.isolated.then(|| (ISOLATED, "isolation")));
+    switches.extend(plan.hairpin.then_some((HAIRPIN, "hairpin")));
+    switches.extend(plan.isolated.then_some((ISOLATED, "isolation")));
     if !switches.is_empty() {
         let names: Vec<&str> = switches.iter().map(|(_, name)| *name).collect();
         let mut message = LinkMessage::default();
@@ -165,6 +172,29 @@ pub(crate) fn refuse_existing(kernel: &mut Kernel, attachment: &Attachment) -> R
     match kernel.pod.find_link(&attachment.interface)? {
         Some(_) => Err(interface_exists(kernel, &attachment.interface)),
         None => Ok(()),
+    }
+}
+
+/// Waits until the bridge passes the port's packets, which it does as soon as the kernel has
+/// worked off that the pod's end is up (`linkwatch_event()`); mostly that has happened before
+/// one can look.
+///
+/// A port that takes longer than that is not waited for: it comes up by itself.
+pub(crate) fn await_forwarding(host: &mut Rtnl<Host>, index: Index<Host>) -> Result<(), Error> {
+    let started = Instant::now();
+    loop {
+        let port = host.find_link_by_index(index)?.map(|link| link.port);
+        if port.is_none_or(|port| port.forwarding == Some(true)) {
+            return Ok(());
+        }
+        if started.elapsed() >= FORWARDING {
+            cni_protocol::log(&format_args!(
+                "the pod's bridge port does not forward after {} s: its first packets may be lost",
+                FORWARDING.as_secs()
+            ));
+            return Ok(());
+        }
+        thread::sleep(POLL);
     }
 }
 

@@ -81,9 +81,7 @@ fn offset(address: IpAddr) -> u64 {
 
 /// The lines of a block of which no address was ever given.
 pub(crate) fn unused(id: BlockId) -> Vec<u8> {
-    (0..=u8::MAX)
-        .flat_map(|slot| Line::unused(id.address(slot)).to_bytes())
-        .collect()
+    Line::unused_block((0..=u8::MAX).map(|slot| id.address(slot)))
 }
 
 /// The lines of a block from the bytes of its file, which may be too few.

@@ -1,6 +1,11 @@
 //! Which boot this is: leases end with the boot they were made in.
 
-use std::{fmt, fs, io, time::SystemTime};
+use std::{
+    fmt,
+    fs::{self, File},
+    io::{self, Read},
+    time::SystemTime,
+};
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -11,9 +16,10 @@ pub(crate) struct Boot([u8; 8]);
 impl Boot {
     /// The boot that the machine is in.
     pub(crate) fn current() -> io::Result<Self> {
-        let text = fs::read_to_string(BOOT_ID)?;
-        Self::parse(text.get(..8).unwrap_or_default())
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no boot id"))
+        let mut digits = [0; 8];
+        File::open(BOOT_ID)?.read_exact(&mut digits)?;
+        let boot = str::from_utf8(&digits).ok().and_then(Self::parse);
+        boot.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no boot id"))
     }
 
     pub(crate) fn parse(text: &str) -> Option<Self> {

@@ -167,7 +167,7 @@ fn a_block_that_was_removed_loses_no_pod_and_no_free_address() {
 #[test]
 fn an_index_that_is_garbage_anywhere_in_its_header_is_built_anew() {
     for byte in 0..128 {
-        for wrong in [0x00, 0x01, 0xff] {
+        for wrong in [0x00, 0xff] {
             let node = node();
             let file = node.file(index::NAME);
             file.write_all_at(&[wrong], byte).unwrap();
@@ -179,7 +179,7 @@ fn an_index_that_is_garbage_anywhere_in_its_header_is_built_anew() {
 #[test]
 fn an_index_of_any_wrong_size_is_built_anew() {
     let size = fs::metadata(node().path().join(index::NAME)).unwrap().len();
-    for len in (0..size).step_by(97).chain([size + 1, size * 3]) {
+    for len in (0..size).step_by(197).chain([size + 1, size * 3]) {
         let node = node();
         node.file(index::NAME).set_len(len).unwrap();
         assert_eq!(assert_live_are_kept(&node), 9, "length {len}");
@@ -189,11 +189,11 @@ fn an_index_of_any_wrong_size_is_built_anew() {
 #[test]
 fn garbage_behind_the_header_never_gives_an_address_twice() {
     let size = fs::metadata(node().path().join(index::NAME)).unwrap().len();
-    for at in (128..size).step_by(64) {
+    for at in (128..size).step_by(128) {
         for wrong in [0x00, 0xff] {
             let node = node();
             let file = node.file(index::NAME);
-            file.write_all_at(&[wrong; 64], at).unwrap();
+            file.write_all_at(&[wrong; 128], at).unwrap();
             assert_live_are_kept(&node);
         }
     }

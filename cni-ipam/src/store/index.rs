@@ -137,7 +137,9 @@ impl Index {
     /// Reads the table of blocks. False when it is nonsense.
     fn read_blocks(&mut self) -> io::Result<bool> {
         let mut bytes = vec![0; self.header.blocks as usize * ENTRY];
-        self.pages.get(self.header.blocks_at, &mut bytes)?;
+        self.pages.read(self.header.blocks_at, &mut bytes)?;
+        self.blocks.reserve(self.header.blocks as usize);
+        self.parts.reserve(self.header.blocks as usize);
         for entry in bytes.chunks_exact(ENTRY) {
             let Some((summary, part)) = header::parse_entry(entry) else {
                 return Ok(false);
@@ -180,9 +182,8 @@ impl Index {
         let file = dir.ensure_file(NAME)?;
         let image = self.pages.image(self.header.end)?;
         let (head, body) = image.split_at(header::SIZE);
-        let mut dirty = self.header.clone();
-        dirty.dirty = true;
-        dir::write_at(&file, &dirty.to_bytes(), 0)?;
+        // No header at all until the rest is there: the tables of the old one are going.
+        dir::write_at(&file, &[0; header::SIZE], 0)?;
         dir::set_len(&file, self.header.end)?;
         dir::write_at(&file, body, header::SIZE as u64)?;
         dir::write_at(&file, head, 0)?;

@@ -10,7 +10,7 @@
 //! checksum is over all the bytes before it; the address is among them, so a line that
 //! strayed to another place is as wrong as a damaged one.
 
-use std::net::IpAddr;
+use std::{fmt::Display, io::Write, net::IpAddr};
 
 use super::boot::Boot;
 
@@ -137,11 +137,8 @@ impl Line {
         } else {
             self.netns
         };
-        let boot = self
-            .boot
-            .map_or_else(|| "-".to_owned(), |boot| boot.to_string());
         put(&mut bytes, column::STATE, self.state.letter());
-        put(&mut bytes, column::ADDRESS, &self.address.to_string());
+        put(&mut bytes, column::ADDRESS, self.address);
         put(
             &mut bytes,
             column::KEY,
@@ -150,14 +147,29 @@ impl Line {
         let interface = owner.map_or(NO_INTERFACE, |owner| &owner.interface);
         put(&mut bytes, column::INTERFACE, interface);
         put(&mut bytes, column::MADE, self.made.letter());
-        put(&mut bytes, column::NETNS, &netns.to_string());
-        put(&mut bytes, column::BOOT, &boot);
-        put(&mut bytes, column::TIME, &self.time.to_string());
-        put(&mut bytes, column::SEQUENCE, &self.sequence.to_string());
-        put(&mut bytes, column::POD, &printable(self.pod.as_deref()));
-        let checksum = format!("{:08x}", checksum(&bytes));
-        put(&mut bytes, column::CHECKSUM, &checksum);
+        put(&mut bytes, column::NETNS, netns);
+        match self.boot {
+            Some(boot) => put(&mut bytes, column::BOOT, boot),
+            None => put(&mut bytes, column::BOOT, "-"),
+        }
+        put(&mut bytes, column::TIME, self.time);
+        put(&mut bytes, column::SEQUENCE, self.sequence);
+        put(&mut bytes, column::POD, printable(self.pod.as_deref()));
         put(&mut bytes, (LINE - 1, 1), "\n");
+        seal(&mut bytes);
+        bytes
+    }
+
+    /// The lines of addresses that were never given, one after the other.
+    pub(crate) fn unused_block(addresses: impl Iterator<Item = IpAddr>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut template = None;
+        for address in addresses {
+            let line = template.get_or_insert_with(|| Self::unused(address).to_bytes());
+            put(line, column::ADDRESS, format_args!("{address:<39}"));
+            seal(line);
+            bytes.extend_from_slice(line);
+        }
         bytes
     }
 
@@ -232,11 +244,18 @@ impl Made {
     }
 }
 
-/// Writes a text into its column, as much of it as fits.
-fn put(bytes: &mut [u8; LINE], (start, width): (usize, usize), text: &str) {
-    for (to, from) in bytes.iter_mut().skip(start).take(width).zip(text.bytes()) {
-        *to = from;
+/// Writes a value into its column, as much of it as fits.
+fn put(bytes: &mut [u8; LINE], (start, width): (usize, usize), value: impl Display) {
+    if let Some(mut column) = bytes.get_mut(start..start + width) {
+        // The one error there is: the value is longer than the column.
+        drop(write!(column, "{value}"));
     }
+}
+
+/// Writes the checksum of what stands before it.
+fn seal(bytes: &mut [u8; LINE]) {
+    let checksum = checksum(bytes);
+    put(bytes, column::CHECKSUM, format_args!("{checksum:08x}"));
 }
 
 fn take(bytes: &[u8; LINE], (start, width): (usize, usize)) -> Option<&str> {

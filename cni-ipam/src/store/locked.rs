@@ -268,11 +268,14 @@ impl Locked {
         if self.sync_index {
             files.extend(self.dir.open_file(super::index::NAME).ok().flatten());
         }
-        let dir = (self.grown || self.sync_index).then_some(self.dir);
-        Unsynced {
-            files,
-            dir: dir.and_then(|dir| File::open(dir.path()).ok()),
+        let mut directories = Vec::new();
+        if self.grown || self.sync_index {
+            let path = self.dir.path();
+            let parent = path.parent().filter(|_| self.sync_index);
+            let paths = [Some(path), parent].into_iter().flatten();
+            directories.extend(paths.filter_map(|path| File::open(path).ok()));
         }
+        Unsynced { files, directories }
     }
 
     fn block(&mut self, id: BlockId) -> Result<&Block, Fault> {
@@ -308,7 +311,7 @@ impl Locked {
 #[derive(Debug, Default)]
 pub(super) struct Unsynced {
     files: Vec<File>,
-    dir: Option<File>,
+    directories: Vec<File>,
 }
 
 impl Unsynced {
@@ -316,9 +319,9 @@ impl Unsynced {
         for file in self.files {
             file.sync_data()?;
         }
-        match self.dir {
-            Some(dir) => dir.sync_all(),
-            None => Ok(()),
+        for directory in self.directories {
+            directory.sync_all()?;
         }
+        Ok(())
     }
 }

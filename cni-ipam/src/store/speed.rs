@@ -5,7 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::testing::Node;
+use super::{block, dir::Dir};
+use crate::{allocate::BlockId, testing::Node};
 
 const ROUNDS: usize = 400;
 
@@ -49,4 +50,16 @@ fn lease_and_release_take_the_same_time_at_any_fill() {
         );
         assert!(lease < Duration::from_millis(5));
     }
+    let births = (0..50).map(|_| {
+        let started = Instant::now();
+        let bytes = block::unused(BlockId::of("10.99.0.0".parse().unwrap()));
+        let dir = Dir::open(&node.path()).unwrap().unwrap();
+        dir.write_whole("birth", &bytes).unwrap();
+        started.elapsed()
+    });
+    let birth = median(births.collect());
+    println!(
+        "a block of 256 addresses is born in {:.1} us",
+        birth.as_secs_f64() * 1e6
+    );
 }

@@ -76,7 +76,7 @@ pub(super) fn repair(
         return Ok(health(is_healthy));
     }
     let (solved, left) = if dry_run {
-        ("would repair", "perhaps not")
+        ("would repair", "would not repair")
     } else {
         ("repaired", "left")
     };

@@ -128,6 +128,7 @@ fn an_error_of_the_ipam_keeps_its_code_and_words() {
             msg: "stub is busy".to_owned(),
             details: "with other things".to_owned(),
         };
+        let (_neighbour, _) = host.pod(&conf::ipv4());
         for verb in ["ADD", "DEL", "CHECK", "STATUS"] {
             let stub = Stub::new(&format!("{verb}-fails"));
             let pod = host.container();

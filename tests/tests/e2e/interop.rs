@@ -66,6 +66,8 @@ fn through_a_host_port(world: &World, pod: &Container) {
 }
 
 mod ours {
+    use std::collections::BTreeSet;
+
     use harness::Host;
 
     use super::*;
@@ -129,6 +131,47 @@ mod ours {
             assert_eq!(seen.to_string(), "10.64.1.9");
             host.del(&conf, &pod).done();
             host.state().assert_same(&before);
+        });
+    }
+
+    /// Two words of the configuration are changed while pods run.
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn a_node_of_the_go_plugins_is_taken_over_with_its_pods() {
+        harness::tool("bridge");
+        on_host(|host| {
+            let new = conf::with(&conf::dual_stack(), &json!({ "ipMasq": true }));
+            let types = json!({ "type": "bridge", "ipam": { "type": "host-local" } });
+            let old = conf::with(&new, &types);
+            let pods = [
+                host.pod(&old),
+                host.pod(&old),
+                host.pod(&new),
+                host.pod(&new),
+            ];
+            let addresses = pods
+                .iter()
+                .map(|(_, result)| result["ips"][0]["address"].to_string());
+            assert_eq!(addresses.collect::<BTreeSet<_>>().len(), 4);
+            let _echo = Echo::start(&pods[0].0.netns, "[::]:7");
+            let seen = packet::ask(&pods[2].0.netns, "10.64.1.2:7").expect("the old pod");
+            assert!(
+                pods[2].1["ips"][0]["address"]
+                    .to_string()
+                    .contains(&seen.to_string())
+            );
+
+            for (pod, _) in &pods {
+                for _ in 0..2 {
+                    host.del(&new, pod).done();
+                }
+            }
+            // The directory of host-local stays, set aside.
+            let after = host.state().without(&["lease /var/lib/cni/networks/"]);
+            assert_eq!(after.only(&["lease", "link veth"]).text(), "");
+            for (pod, _) in &pods {
+                assert!(!after.text().contains(&pod.id), "{after:?}");
+            }
         });
     }
 

@@ -27,4 +27,5 @@ mod packets;
 mod parallel;
 mod protocol;
 mod status;
+mod store;
 mod undo;

@@ -1,8 +1,13 @@
 //! Many pods at once, also on a node where nothing is there yet.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    fs,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
-use harness::{Host, Running, conf, on_host};
+use harness::{Host, Netns, Running, conf, on_host};
 use serde_json::Value;
 
 fn add_all(host: &Host, count: usize) -> Vec<(harness::Container, Value)> {
@@ -54,13 +59,45 @@ fn pods_that_come_and_go_at_once_leave_nothing() {
     });
 }
 
-mod ours {
-    use std::{
-        fs,
-        sync::atomic::{AtomicBool, Ordering},
-        thread,
-    };
+/// What the first packets of a pod depend on: the kernel does it some time after the link
+/// is up, and later the more others want the same lock.
+#[test]
+#[ignore = "needs namespaces: run scripts/test"]
+fn the_port_of_a_new_pod_forwards_when_add_returns() {
+    on_host(|host| {
+        let busy = AtomicBool::new(true);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let others = Netns::new();
+                while busy.load(Ordering::Relaxed) {
+                    let add =
+                        |n| format!("link add a{n} up type veth peer name b{n}\nlink del a{n}\n");
+                    others.ip(&(0..20).map(add).collect::<String>());
+                }
+            });
+            let late = ports_that_are_late(host, 40);
+            busy.store(false, Ordering::Relaxed);
+            assert_eq!(late, Vec::<String>::new(), "of 40 ports");
+        });
+    });
+}
 
+fn ports_that_are_late(host: &Host, count: usize) -> Vec<String> {
+    let mut late = Vec::new();
+    for _ in 0..count {
+        let (pod, result) = host.pod(&conf::ipv4());
+        let port = result["interfaces"][1]["name"].as_str().expect("a name");
+        let state = fs::read_to_string(format!("/sys/class/net/{port}/brport/state"));
+        // BR_STATE_FORWARDING
+        if state.expect("the port's state").trim() != "3" {
+            late.push(port.to_owned());
+        }
+        host.del(&conf::ipv4(), &pod).done();
+    }
+    late
+}
+
+mod ours {
     use super::*;
 
     /// Samples cbr0's hardware address while `work` runs.

@@ -54,6 +54,15 @@ impl Pages {
         Ok(())
     }
 
+    /// Reads a stretch that nothing was changed in yet, without keeping its pages.
+    pub(super) fn read(&mut self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let is_on_first_page = at + bytes.len() as u64 <= PAGE as u64;
+        match &self.file {
+            Some(file) if !is_on_first_page => file.read_exact_at(bytes, at),
+            _ => self.get(at, bytes),
+        }
+    }
+
     pub(super) fn get_array<const N: usize>(&mut self, at: u64) -> io::Result<[u8; N]> {
         let mut bytes = [0; N];
         self.get(at, &mut bytes)?;
