@@ -7,7 +7,7 @@ use crate::{
     config::{self, Config},
     error::Error,
     ipam, kernel,
-    object::{masquerade, veth},
+    object::{masquerade, spoof, veth},
     plan::{self, Allocation},
 };
 
@@ -39,7 +39,8 @@ pub(crate) fn gc(request: &GcRequest) -> Result<(), Error> {
     }
 }
 
-/// Removes the pairs of attachments that are not in the list, by their alias.
+/// Removes the pairs of attachments that are not in the list, by their alias, and what the
+/// check of MAC addresses knew of them.
 fn remove_links(request: &GcRequest, valid: &[ValidAttachment]) -> Result<(), Error> {
     let links = cni_ipam::links::Links::open()
         .and_then(|mut links| links.aliases())
@@ -55,6 +56,7 @@ fn remove_links(request: &GcRequest, valid: &[ValidAttachment]) -> Result<(), Er
             failed = veth::remove(&mut host, &name).err().or(failed);
         }
     }
+    failed = spoof::collect_garbage(&mut host).err().or(failed);
     failed.map_or(Ok(()), Err)
 }
 

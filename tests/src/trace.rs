@@ -17,18 +17,40 @@ use nix::{
 
 use crate::Request;
 
+/// The shell waits until it is traced, then becomes the plugin.
+const STOPPED_SHELL: &str = "kill -STOP $$; exec \"$0\"";
+
+const OPTIONS: Options = Options::PTRACE_O_TRACESYSGOOD
+    .union(Options::PTRACE_O_TRACEEXEC)
+    .union(Options::PTRACE_O_EXITKILL);
+
 impl Request {
     /// Makes the call and kills the process, as SIGKILL does, when its `nth` system call
     /// that changes something is done. Returns false when it ended by itself before.
     pub fn killed_after(&self, nth: usize) -> bool {
-        // The shell waits until it is traced, then becomes the plugin.
         let mut command = Command::new("/bin/sh");
-        command
-            .args(["-c", "kill -STOP $$; exec \"$0\""])
-            .arg(self.path());
+        command.args(["-c", STOPPED_SHELL]).arg(self.path());
         let pid = self.spawn(command);
         trace_to_the_plugin(pid);
         run_for(pid, nth)
+    }
+
+    /// Makes the call and returns how many system calls it took. Panics when the process
+    /// starts another.
+    pub fn system_calls(&self) -> usize {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", STOPPED_SHELL]).arg(self.path());
+        let pid = self.spawn(command);
+        trace_to_the_plugin(pid);
+        let children = Options::PTRACE_O_TRACECLONE
+            | Options::PTRACE_O_TRACEFORK
+            | Options::PTRACE_O_TRACEVFORK;
+        ptrace::setoptions(pid, OPTIONS | children).unwrap();
+        let mut stops = 0;
+        while next_stop(pid) {
+            stops += 1;
+        }
+        stops / 2
     }
 
     #[expect(
@@ -53,9 +75,7 @@ impl Request {
 /// Starts to trace a shell that has stopped itself, up to the moment when it is the plugin.
 fn trace_to_the_plugin(pid: Pid) {
     wait::waitpid(pid, Some(WaitPidFlag::WUNTRACED)).unwrap();
-    let options =
-        Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACEEXEC | Options::PTRACE_O_EXITKILL;
-    ptrace::seize(pid, options).expect("cannot trace a process of our own");
+    ptrace::seize(pid, OPTIONS).expect("cannot trace a process of our own");
     signal::kill(pid, Signal::SIGCONT).unwrap();
     loop {
         match wait::waitpid(pid, None).unwrap() {

@@ -4,8 +4,6 @@
 //! Knows the Go plugin's names (`pkg/ip/ipmasq_*.go` and `pkg/utils` of its version 1.9.1) and
 //! removes only what carries them. Rules of iptables-legacy are beyond nftables.
 
-use std::fmt::Write;
-
 use netlink_packet_netfilter::{
     NetfilterProtoFamily,
     nftables::{ChainAttribute, ChainMessage, NfTablesMessage, RuleAttribute, RuleMessage},
@@ -99,12 +97,11 @@ fn comment_tag(attachment: &Attachment) -> String {
 }
 
 fn hash(text: &str) -> String {
-    let mut digits = String::new();
-    for byte in Sha512::digest(text.as_bytes()) {
-        // Writing to a string cannot fail.
-        drop(write!(digits, "{byte:02x}"));
-    }
+    let digest = Sha512::digest(text.as_bytes());
+    let digits = digest.iter().flat_map(|byte| [byte >> 4, byte & 15]);
     digits
+        .filter_map(|digit| char::from_digit(digit.into(), 16))
+        .collect()
 }
 
 impl Nft {

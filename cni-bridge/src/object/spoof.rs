@@ -8,6 +8,7 @@ use crate::{
     error::Error,
     mac::Mac,
     nft::{Nft, spoof},
+    rtnl::{Host, Rtnl},
     undo::{Undo, UndoLog},
 };
 
@@ -34,4 +35,17 @@ pub(crate) fn check(port: &InterfaceName, mac: Mac) -> Result<Option<String>, Er
         .any(|sender| sender.port == port.as_str() && sender.mac == mac.0);
     Ok((!guarded)
         .then(|| format!("the check of source MAC addresses is missing for bridge port {port}")))
+}
+
+/// Ends the checks of ports that are no more: their namespace went without a DEL.
+pub(crate) fn collect_garbage(host: &mut Rtnl<Host>) -> Result<(), Error> {
+    let mut nft = Nft::open().map_err(Error::Nftables)?;
+    for sender in spoof::senders(&mut nft)? {
+        if let Ok(port) = sender.port.parse()
+            && host.find_link(&port)?.is_none()
+        {
+            spoof::release(&mut nft, &sender.port)?;
+        }
+    }
+    Ok(())
 }

@@ -273,6 +273,21 @@ mod ours {
         });
     }
 
+    /// A release build makes some thirty fewer: no checks of file descriptors on closing.
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn an_add_is_one_process_and_few_system_calls() {
+        on_host(|host| {
+            let conf = conf::with(&conf::smallest(), &json!({ "ipMasq": true }));
+            let (_neighbour, _) = host.pod(&conf);
+            let pod = host.container();
+            let calls = host.request_for("ADD", &conf, &pod).system_calls();
+            assert!((50..=150).contains(&calls), "{calls} system calls");
+            assert!(host.state().text().contains(" pod2 eth0"));
+            host.del(&conf, &pod).done();
+        });
+    }
+
     /// Nobody's table of neighbours is wrong when an address is used again.
     #[test]
     #[ignore = "needs namespaces: run scripts/test"]

@@ -342,4 +342,35 @@ mod ours {
             wait_until_links_are_gone();
         });
     }
+
+    /// containerd takes a DEL error with certain words for a success, and forgets the pod.
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn an_error_never_sounds_like_nothing_to_delete() {
+        on_host(|host| {
+            let (pod, _) = host.pod(&conf::smallest());
+            harness::sh(
+                "echo >/run/file; mkdir -p /run/ro/cbr0 /run/damaged
+                 cp -r /run/cni-ipam/cbr0/* /run/ro/cbr0; mount --bind /run/ro /run/ro
+                 mount -o remount,bind,ro /run/ro; ln -s /run/nowhere /run/damaged/cbr0",
+            );
+            for changes in [
+                json!({ "ipam": { "type": "nowhere" } }),
+                json!({ "ipam": { "type": "../x" } }),
+                json!({ "ipam": { "dataDir": "/run/file" } }),
+                json!({ "ipam": { "dataDir": "/run/damaged" } }),
+                json!({ "ipam": { "dataDir": "/run/ro" } }),
+            ] {
+                let answer = host.del(&conf::with(&conf::smallest(), &changes), &pod);
+                let Some(error) = answer.stdout else {
+                    continue;
+                };
+                let said = error.to_string().to_lowercase();
+                for words in ["not found", "no such file or directory"] {
+                    assert!(!said.contains(words), "{changes}: {said}");
+                }
+                println!("{changes}: {said}");
+            }
+        });
+    }
 }
