@@ -66,8 +66,6 @@ pub(crate) enum Cause {
     },
     /// The exchange broke before the kernel answered.
     Exchange(io::Error),
-    /// The kernel answered something that is not understood.
-    Unintelligible(String),
     /// Links came and went during each of several dumps.
     Interrupted,
 }
@@ -85,9 +83,6 @@ impl fmt::Display for Cause {
                 }
             }
             Self::Exchange(error) => write!(f, "the netlink exchange broke: {error}"),
-            Self::Unintelligible(what) => {
-                write!(f, "the kernel's answer is not understood: {what}")
-            }
             Self::Interrupted => f.write_str("the list changed while it was read, several times"),
         }
     }
@@ -105,7 +100,7 @@ impl Error {
     pub(crate) fn errno(&self) -> Option<Errno> {
         match self.cause {
             Cause::Refused { errno, .. } => Some(errno),
-            Cause::Exchange(_) | Cause::Unintelligible(_) | Cause::Interrupted => None,
+            Cause::Exchange(_) | Cause::Interrupted => None,
         }
     }
 

@@ -29,7 +29,7 @@ pub(crate) struct Identity {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// Nothing is at the path, or what is there is no namespace: the pod is gone.
-    #[error("network namespace {} {}", path.display(), Missing(source.as_ref()))]
+    #[error("{} {}", path.display(), Missing(source.as_ref()))]
     Gone {
         path: PathBuf,
         #[source]
@@ -59,8 +59,10 @@ struct Missing<'a>(Option<&'a io::Error>);
 impl fmt::Display for Missing<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.map(io::Error::kind) {
-            Some(io::ErrorKind::NotFound) => f.write_str("does not exist"),
-            _ => f.write_str("is something else"),
+            Some(io::ErrorKind::NotFound) => {
+                f.write_str("does not exist, it should be a network namespace")
+            }
+            _ => f.write_str("is not a network namespace"),
         }
     }
 }

@@ -16,6 +16,7 @@ use netlink_packet_route::{
     },
     route::{RouteAddress, RouteAttribute, RouteMessage},
 };
+use nix::errno::Errno;
 
 use crate::netlink::{Answer, Cause, Error, Reply, Request, Socket};
 
@@ -153,39 +154,37 @@ impl<N> Rtnl<N> {
         self.socket.exchange(requests, |_reply| {})
     }
 
-    /// Makes a link and answers it as the kernel announced it.
+    /// Makes a link and answers it as the kernel announced it. `None`: it is made, but the
+    /// kernel is older than 6.2 and announces nothing.
     pub(crate) fn create_link(
         &mut self,
         operation: String,
         message: LinkMessage,
-    ) -> Result<Link<N>, Error> {
-        let name = message
-            .attributes
-            .iter()
-            .find_map(|attribute| match attribute {
-                LinkAttribute::IfName(name) => Some(name.clone()),
-                _ => None,
-            });
+    ) -> Result<Option<Link<N>>, Error> {
         // The echo comes before the last steps (`rtnl_newlink_create()`): that they succeeded
         // too is in the acknowledgement after it.
-        let message = RouteNetlinkMessage::NewLink(message);
-        let request = change(operation.clone(), message, CREATE | NLM_F_ECHO);
+        let request = change(
+            operation,
+            RouteNetlinkMessage::NewLink(message),
+            CREATE | NLM_F_ECHO,
+        );
         let mut created = None;
         self.socket.execute(vec![request], |reply| {
             if let Some(RouteNetlinkMessage::NewLink(message)) = parse(&reply) {
                 created = Some(Link::new(&message));
             }
         })?;
-        if let (None, Some(name)) = (&created, name) {
-            // Linux has the echo since 6.2.
-            let mut message = LinkMessage::default();
-            message.attributes.push(LinkAttribute::IfName(name));
-            created = self.get_link(operation.clone(), message)?;
-        }
-        let cause = || Cause::Unintelligible("the new link is missing in it".to_owned());
-        created.ok_or_else(|| Error {
-            operation,
-            cause: cause(),
+        Ok(created)
+    }
+
+    /// A link that has to be there.
+    pub(crate) fn link(&mut self, name: &InterfaceName) -> Result<Link<N>, Error> {
+        self.find_link(name)?.ok_or_else(|| Error {
+            operation: format!("look up link {name}"),
+            cause: Cause::Refused {
+                errno: Errno::ENODEV,
+                explanation: None,
+            },
         })
     }
 

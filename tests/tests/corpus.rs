@@ -21,7 +21,7 @@ use std::{
     os::unix::{
         ffi::OsStrExt,
         fs::{MetadataExt, PermissionsExt, symlink},
-        process::CommandExt,
+        process::{CommandExt, ExitStatusExt},
     },
     path::{Path, PathBuf},
     process::{self, Command, ExitStatus, Stdio},
@@ -111,6 +111,56 @@ fn mutations_of_standard_input() {
     let mut inputs = inputs(&["bridge_stdin", "ipam_stdin"]);
     inputs.extend(results.iter().map(|result| network("1.1.0", result)));
     calls.all_verbs(&mutations(&inputs));
+}
+
+/// Would a plugin that misbehaves be noticed?
+#[test]
+fn an_answer_that_a_runtime_cannot_read_is_noticed() {
+    let problem = |verb, status, stdout: &str, stderr: &str| {
+        let call = Call {
+            executable: "stub",
+            verb,
+            args: b"",
+            stdin: b"",
+        };
+        let status = ExitStatus::from_raw(status);
+        let problem = check(&call, status, stdout.as_bytes(), stderr.as_bytes()).err();
+        problem
+            .unwrap_or_default()
+            .split(':')
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    let (done, failed, killed) = (0, 1 << 8, 9);
+    let result = r#"{"cniVersion":"1.1.0"}"#;
+    let error = r#"{"cniVersion":"1.1.0","code":7,"msg":"m"}"#;
+    assert_eq!(problem("ADD", done, result, ""), "");
+    assert_eq!(problem("DEL", done, "", "stub: fine"), "");
+    assert_eq!(problem("DEL", failed, error, ""), "");
+
+    let two = "not exactly one JSON document";
+    assert_eq!(problem("ADD", done, &result.repeat(2), ""), two);
+    assert_eq!(problem("ADD", done, &format!("debug\n{result}"), ""), two);
+    assert_eq!(problem("ADD", failed, "", ""), two);
+    assert_eq!(problem("DEL", done, "\n", ""), "nothing is to be printed");
+    assert_eq!(problem("ADD", done, error, ""), "an error with status 0");
+    assert_eq!(
+        problem("ADD", failed, result, ""),
+        "an error without a code"
+    );
+    assert_eq!(problem("ADD", killed, "", ""), "neither 0 nor 1");
+    assert_eq!(problem("ADD", 2 << 8, error, ""), "neither 0 nor 1");
+    assert_eq!(
+        problem("DEL", failed, error, "thread 'main' panicked at"),
+        "a panic"
+    );
+    let trap = error.replace("\"m\"", "\"ipam: Not found\"");
+    assert_eq!(
+        problem("DEL", failed, &trap, ""),
+        "containerd would forget the pod"
+    );
+    assert_eq!(problem("ADD", failed, &trap, ""), "");
 }
 
 /// The files of some targets, each content once.

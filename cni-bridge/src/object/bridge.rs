@@ -75,7 +75,7 @@ pub(crate) fn ensure(
     })
 }
 
-/// Makes the bridge, up, with its address and its switches, in one message.
+/// Makes the bridge with its address and its switches in one message. It is not up yet.
 fn create(host: &mut Rtnl<Host>, plan: &BridgePlan) -> Result<Link<Host>, Error> {
     let mut message = LinkMessageBuilder::<LinkBridge>::new(plan.name.as_str())
         .address(plan.mac.0.to_vec())
@@ -88,26 +88,31 @@ fn create(host: &mut Rtnl<Host>, plan: &BridgePlan) -> Result<Link<Host>, Error>
     if plan.promiscuous {
         message = message.promiscuous(true);
     }
-    let created = host.create_link(format!("create bridge {}", plan.name), message.up().build());
-    match created {
-        Ok(link) => Ok(link),
-        Err(error) if error.is_exists() => {
-            find(host, &plan.name)?.ok_or_else(|| Error::BridgeVanished {
-                bridge: plan.name.clone(),
-            })
-        }
-        Err(error) => Err(error.into()),
+    match host.create_link(format!("create bridge {}", plan.name), message.build()) {
+        Ok(Some(link)) => return Ok(link),
+        Ok(None) => {}
+        Err(error) if error.is_exists() => {}
+        Err(error) => return Err(error.into()),
     }
+    find(host, &plan.name)?.ok_or_else(|| Error::BridgeVanished {
+        bridge: plan.name.clone(),
+    })
 }
 
 /// Brings a bridge to what the plan wants of it; usually there is nothing to do.
 fn settle(host: &mut Rtnl<Host>, link: &Link<Host>, plan: &BridgePlan) -> Result<(), Error> {
+    let switch = |setting| Sysctl::Ipv6Link(plan.name.clone(), setting);
+    // A pod could send router advertisements, and the node would believe them (CVE-2020-10749).
+    sysctl::ensure(&switch("accept_ra"), "0")?;
+    if !link.up {
+        // While its own link-local address is tested, the bridge asks for no neighbour, and
+        // what comes from outside for the first pod is lost (`ndisc_send_ns()`).
+        sysctl::ensure(&switch("accept_dad"), "0")?;
+    }
     let requests = differences(link, plan);
     if !requests.is_empty() {
         host.execute(requests)?;
     }
-    // A pod could send router advertisements, and the node would believe them (CVE-2020-10749).
-    sysctl::ensure(&Sysctl::Ipv6Link(plan.name.clone(), "accept_ra"), "0")?;
     Ok(())
 }
 

@@ -57,11 +57,15 @@ pub(crate) fn create(
 ) -> Result<Veth, Error> {
     let message = pair(plan, bridge.index, kernel.netns.file().as_raw_fd());
     let operation = format!("create veth {} with peer {}", plan.host, plan.pod);
-    let host = match kernel.host.create_link(operation, message) {
-        Ok(link) => link,
+    let created = match kernel.host.create_link(operation, message) {
+        Ok(created) => created,
         Err(error) => return Err(refused(kernel, plan, bridge, error)),
     };
     undo.record(Undo::RemoveHostLink(plan.host.clone()));
+    let host = match created {
+        Some(link) => link,
+        None => kernel.host.link(&plan.host)?,
+    };
     let pod = Index::new(host.peer.unwrap_or_default());
     let mut requests = completion(plan, host.index);
     if let Some(vlan) = &plan.vlan {

@@ -241,7 +241,7 @@ fn differences(port: &str, found: &Members, default: u16, vlan: &Vlan) -> Vec<St
         differences.entry(difference).or_default().push(*id);
     }
     for id in found.keys() {
-        if !wanted.contains_key(id) && !(vlan.keep_default && *id == default) {
+        if !(wanted.contains_key(id) || vlan.keep_default && *id == default) {
             let difference = "should not be there".to_owned();
             differences.entry(difference).or_default().push(*id);
         }

@@ -369,7 +369,6 @@ mod ours {
                 for words in ["not found", "no such file or directory"] {
                     assert!(!said.contains(words), "{changes}: {said}");
                 }
-                println!("{changes}: {said}");
             }
         });
     }
