@@ -38,7 +38,12 @@ pub(crate) fn del(request: &DelRequest) -> Result<(), Error> {
             spoof::remove(&name)?;
         }
     }
-    ipam::release(&request.config, &request.attachment, &request.plugin_path)
+    let released = ipam::release(&request.config, &request.attachment, &request.plugin_path)?;
+    if released.from_host_local {
+        // The Go plugin connected this pod; without its namespace nobody else removes them.
+        masquerade::remove_predecessor(&request.attachment)?;
+    }
+    Ok(())
 }
 
 /// The namespace that is given is the node's: a process id that was given out again, say.
@@ -83,7 +88,7 @@ fn remove_foreign(request: &DelRequest, host: &mut Rtnl<Host>) -> Result<(), Err
     if let Ok(name) = pair.outside.name.parse::<InterfaceName>() {
         veth::remove(host, &name)?;
     }
-    masquerade::remove_predecessor(&request.attachment)
+    Ok(())
 }
 
 /// The pair has an address that this attachment holds: the path may lead to another pod,
@@ -96,7 +101,10 @@ fn is_leased(request: &DelRequest, kernel: &mut Kernel, pair: &Foreign) -> Resul
     let addresses = kernel
         .pod
         .addresses(pair.inside.index, AddressFamily::Unspec)?;
-    Ok(addresses
-        .iter()
-        .any(|address| cni_ipam::check(&dir, &request.attachment, &[address.net.addr()]).is_ok()))
+    for address in addresses {
+        if cni_ipam::holds(&dir, &request.attachment, address.net.addr())? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

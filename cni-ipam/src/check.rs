@@ -10,6 +10,7 @@ use crate::{
     cause::Cause,
     config::{Config, DataDir},
     error::Error,
+    import,
     lease::{owner_of, texts},
     store::{
         Here, Store,
@@ -17,11 +18,15 @@ use crate::{
         dir::Dir,
         index::{Index, Opened},
         line::{Line, NO_INTERFACE, Owner},
-        snapshot::Snapshot,
+        snapshot::{self, Snapshot},
     },
 };
 
-/// Checks that an attachment has exactly the `expected` addresses. Waits for no lock.
+/// Of how many blocks STATUS looks at every line: more would take longer than it may.
+const FEW_BLOCKS: usize = 8;
+
+/// Checks that an attachment has the `expected` addresses, or any when none is expected.
+/// Waits for no lock.
 pub fn check(
     data_dir: &DataDir,
     attachment: &Attachment,
@@ -69,6 +74,20 @@ pub fn check(
     })
 }
 
+/// Whether an attachment has an address, be it by a record that host-local made and that
+/// was not taken over yet. Waits for no lock.
+pub fn holds(data_dir: &DataDir, attachment: &Attachment, address: IpAddr) -> Result<bool, Error> {
+    let store = Store::new(data_dir, &attachment.network, &Here)?;
+    let owner = owner_of(attachment);
+    if has(&store, &owner, address).map_err(|error| store.failed("read", error))? {
+        return Ok(true);
+    }
+    match data_dir.import_from() {
+        Some(from) => import::holds_there(&store, from, attachment, address),
+        None => Ok(false),
+    }
+}
+
 fn has(store: &Store<'_>, owner: &Owner, address: IpAddr) -> io::Result<bool> {
     let Some(dir) = Dir::open(&store.path)? else {
         return Ok(false);
@@ -104,16 +123,21 @@ pub fn status(config: &Config, network: &NetworkName) -> Result<(), Error> {
     };
     may_write(&store.path).map_err(failed)?;
     let opened = Index::open_to_read(&dir, store.boot).map_err(failed)?;
+    let counted = snapshot::count_lost(&dir, store.boot, FEW_BLOCKS).map_err(failed)?;
+    let known = match &opened {
+        Opened::Good(index) => index.quarantined() as usize,
+        Opened::EarlierBoot(_) | Opened::Dirty(_) | Opened::Lost => 0,
+    };
+    match counted.unwrap_or(known) {
+        0 => {}
+        n => cni_protocol::log(&format_args!(
+            "{n} addresses of network {network} have damaged records; see `cni-ipam verify`"
+        )),
+    }
     // Without an index that can be trusted at this moment, nothing can be said for sure.
     let Opened::Good(mut index) = opened else {
         return Ok(());
     };
-    match index.quarantined() {
-        0 => {}
-        n => cni_protocol::log(&format_args!(
-            "{n} addresses of network {network} are in quarantine; see `cni-ipam verify`"
-        )),
-    }
     if !config.status_on_exhaustion() {
         return Ok(());
     }

@@ -101,6 +101,27 @@ pub(crate) fn release_there(
     Ok(true)
 }
 
+/// Whether an attachment has an address by a record that is still where host-local put it.
+pub(crate) fn holds_there(
+    store: &Store<'_>,
+    from: &Path,
+    attachment: &Attachment,
+    address: IpAddr,
+) -> Result<bool, Error> {
+    if !there_is_any(store, from)? {
+        return Ok(false);
+    }
+    let key = names::id_key(&attachment.container_id);
+    for source in sources(store, Some(from))? {
+        let failed = |error| Error::io("read", &source.path, error);
+        let mut records = source.records().map_err(failed)?.into_iter();
+        if records.any(|record| record.address == address && record.owner.key == key) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Whether there is anything of host-local: a cheap look, for the DELs that find nothing.
 fn there_is_any(store: &Store<'_>, from: &Path) -> Result<bool, Error> {
     for path in [&store.path, &from.join(store.network.as_str())] {

@@ -26,10 +26,10 @@ mod store;
 mod testing;
 
 pub use cause::Cause;
-pub use check::{check, status};
+pub use check::{check, holds, status};
 pub use config::{Config, ConfigError, DEFAULT_DATA_DIR, DataDir, data_dir, unknown_keys};
 pub use error::{Error, Exhausted};
 pub use lease::{Lease, Leased, Maker, confirm, lease};
 pub use range::{Range, RangeSet};
-pub use release::{GcReport, gc, release};
+pub use release::{GcReport, Released, gc, release};
 pub use store::Holder;

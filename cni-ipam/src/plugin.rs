@@ -67,7 +67,8 @@ impl Plugin for Ipam {
 
     fn del(&self, request: &DelRequest) -> Result<(), Error> {
         let data_dir = data_dir(&request.config);
-        Ok(cni_ipam::release(&data_dir, &request.attachment)?)
+        cni_ipam::release(&data_dir, &request.attachment)?;
+        Ok(())
     }
 
     fn check(&self, request: &CheckRequest) -> Result<(), Error> {

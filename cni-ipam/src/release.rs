@@ -14,13 +14,21 @@ use crate::{
     store::{
         Absent, Fault, Held, Here, Locked, Store,
         block::Reading,
-        line::{Line, NO_INTERFACE, Owner},
+        line::{Line, Made, NO_INTERFACE, Owner},
         snapshot::Snapshot,
     },
 };
 
+/// What a release found.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Released {
+    /// The attachment is, or may be, one of the plugins that were here before: host-local
+    /// gave its address.
+    pub from_host_local: bool,
+}
+
 /// Releases what an attachment has. Nothing there is fine, and nothing is ever made.
-pub fn release(data_dir: &DataDir, attachment: &Attachment) -> Result<(), Error> {
+pub fn release(data_dir: &DataDir, attachment: &Attachment) -> Result<Released, Error> {
     let store = Store::new(data_dir, &attachment.network, &Here)?;
     release_in(&store, data_dir, attachment)
 }
@@ -29,7 +37,7 @@ pub(crate) fn release_in(
     store: &Store<'_>,
     data_dir: &DataDir,
     attachment: &Attachment,
-) -> Result<(), Error> {
+) -> Result<Released, Error> {
     let owner = owner_of(attachment);
     let unnamed = Owner {
         interface: NO_INTERFACE.to_owned(),
@@ -37,23 +45,28 @@ pub(crate) fn release_in(
     };
     let release_here = || {
         store.transact(Absent::Leave, |locked| {
+            let mut from_host_local = false;
             for owner in [&owner, &unnamed] {
                 for held in locked.held_by(owner)? {
+                    let made = held.line.as_ref().map(|line| line.made);
+                    from_host_local |= made == Some(Made::ByImport);
                     locked.free(&held, Some(owner))?;
                 }
             }
-            Ok(locked.is_imported())
+            Ok((locked.is_imported(), Released { from_host_local }))
         })
     };
     match (release_here()?, data_dir.import_from()) {
-        (Some(true), _) | (_, None) => Ok(()),
+        (Some((true, released)), _) => Ok(released),
+        (other, None) => Ok(other.map(|(_, released)| released).unwrap_or_default()),
         (_, Some(from)) => {
             // Nothing was taken over yet: the record is where host-local put it. Or it is
             // here by now, when somebody took it over at the same time.
-            if import::release_there(store, from, attachment)? {
+            let from_host_local = import::release_there(store, from, attachment)?;
+            if from_host_local {
                 release_here()?;
             }
-            Ok(())
+            Ok(Released { from_host_local })
         }
     }
 }

@@ -18,12 +18,6 @@
 
 pub(crate) mod block;
 pub(crate) mod boot;
-#[cfg(test)]
-mod crowd;
-#[cfg(test)]
-mod damage;
-#[cfg(test)]
-mod death;
 pub(crate) mod dir;
 #[cfg(test)]
 pub(crate) mod faults;
@@ -34,7 +28,7 @@ mod locked;
 mod rebuild;
 pub(crate) mod snapshot;
 #[cfg(test)]
-mod speed;
+mod tests;
 
 use std::{io, path::PathBuf, time::Duration};
 

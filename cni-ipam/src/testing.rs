@@ -157,7 +157,7 @@ impl Node {
     }
 
     pub(crate) fn try_del(&self, id: &str) -> Result<(), Error> {
-        release_in(&self.store(), &self.data_dir(), &attachment(id))
+        release_in(&self.store(), &self.data_dir(), &attachment(id)).map(drop)
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {

@@ -24,6 +24,7 @@ use crate::{Answer, Container, Netns, Request, State, namespace, plugin, referen
 pub struct Host {
     /// Its network namespace, for what has to get there from another thread.
     pub netns: Netns,
+    name: String,
     containers: Cell<u32>,
     kept: RefCell<Vec<Container>>,
 }
@@ -44,7 +45,7 @@ pub fn on_host<F: FnOnce(&Host) + Send>(test: F) {
     }
     let outcome = thread::scope(|scope| {
         let thread = thread::Builder::new().name(name.clone());
-        let run = thread.spawn_scoped(scope, || test(&Host::enter()));
+        let run = thread.spawn_scoped(scope, || test(&Host::enter(&name)));
         run.unwrap().join()
     });
     match (outcome, reference::failure(&name)) {
@@ -83,13 +84,14 @@ fn test_name(thread: Option<&str>, closure: &str) -> String {
 }
 
 impl Host {
-    fn enter() -> Self {
+    fn enter(name: &str) -> Self {
         namespace::enter_new(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS);
         private_mounts();
         let netns = Netns::current();
         shell::sh("ip link set lo up");
         Self {
             netns,
+            name: name.to_owned(),
             containers: Cell::new(0),
             kept: RefCell::default(),
         }
@@ -99,6 +101,11 @@ impl Host {
     pub fn container(&self) -> Container {
         self.containers.set(self.containers.get() + 1);
         Container::new(&format!("pod{}", self.containers.get()))
+    }
+
+    /// Reports that this machine cannot run this test, which then has to return.
+    pub fn cannot_run(&self, reason: &str) {
+        cannot_run(&self.name, reason);
     }
 
     /// Keeps a container alive to the end of the test.

@@ -12,8 +12,9 @@ use std::{
 };
 
 use super::{
+    boot::Boot,
     dir::{Dir, write_at},
-    line::{LINE, Line},
+    line::{self, LINE, Line},
 };
 use crate::{
     address::Family,
@@ -95,6 +96,21 @@ pub(crate) fn parse(id: BlockId, bytes: &[u8]) -> impl Iterator<Item = (IpAddr, 
             .and_then(|line| Line::parse(line, address));
         (address, line.map_or(Reading::Damaged, Reading::Line))
     })
+}
+
+/// How many lines of a block are damaged, or in quarantine in this boot: a quick look.
+pub(crate) fn count_lost(id: BlockId, bytes: &[u8], boot: Boot) -> usize {
+    let (lines, _) = bytes.as_chunks::<LINE>();
+    let missing = BLOCK.saturating_sub(lines.len());
+    let is_lost = |slot: u8, line: &[u8; LINE]| {
+        !line::is_whole(line)
+            || (line::is_of_quarantine(line)
+                && Line::parse(line, id.address(slot)).is_none_or(|line| line.is_quarantined(boot)))
+    };
+    let lost = (0..=u8::MAX)
+        .zip(lines)
+        .filter(|(slot, line)| is_lost(*slot, line));
+    missing + lost.count()
 }
 
 /// `10.64.1.leases` holds 10.64.1.0 to 10.64.1.255, and `fd00::.leases` those of `fd00::/120`.

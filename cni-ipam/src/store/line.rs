@@ -175,8 +175,7 @@ impl Line {
 
     /// Reads the line that stands at the place of `address`. `None` when it is damaged.
     pub(crate) fn parse(bytes: &[u8; LINE], address: IpAddr) -> Option<Self> {
-        let stored = take(bytes, column::CHECKSUM)?;
-        if bytes.last() != Some(&b'\n') || stored != format!("{:08x}", checksum(bytes)) {
+        if !is_whole(bytes) {
             return None;
         }
         let written: IpAddr = take(bytes, column::ADDRESS)?.parse().ok()?;
@@ -254,8 +253,22 @@ fn put(bytes: &mut [u8; LINE], (start, width): (usize, usize), value: impl Displ
 
 /// Writes the checksum of what stands before it.
 fn seal(bytes: &mut [u8; LINE]) {
-    let checksum = checksum(bytes);
-    put(bytes, column::CHECKSUM, format_args!("{checksum:08x}"));
+    let digits = checksum(bytes);
+    let (_, rest) = bytes.split_at_mut(column::CHECKSUM.0);
+    for (to, from) in rest.iter_mut().zip(digits) {
+        *to = from;
+    }
+}
+
+/// Whether the bytes are a line as it was written, at whatever place.
+pub(crate) fn is_whole(bytes: &[u8; LINE]) -> bool {
+    let (_, rest) = bytes.split_at(column::CHECKSUM.0);
+    rest.strip_suffix(b"\n") == Some(&checksum(bytes))
+}
+
+/// Whether the bytes are, or were, the line of an address in quarantine.
+pub(crate) fn is_of_quarantine(bytes: &[u8; LINE]) -> bool {
+    bytes.first() == Some(&b'Q')
 }
 
 fn take(bytes: &[u8; LINE], (start, width): (usize, usize)) -> Option<&str> {
@@ -263,9 +276,14 @@ fn take(bytes: &[u8; LINE], (start, width): (usize, usize)) -> Option<&str> {
     Some(text.trim_end_matches(' '))
 }
 
-fn checksum(bytes: &[u8; LINE]) -> u32 {
+/// The CRC-32 of what stands before the checksum, in hexadecimal digits.
+fn checksum(bytes: &[u8; LINE]) -> [u8; 8] {
     let (covered, _) = bytes.split_at(column::CHECKSUM.0);
-    crc32fast::hash(covered)
+    let sum = crc32fast::hash(covered);
+    std::array::from_fn(|n| {
+        let digit = (sum >> (28 - 4 * n)) & 0xf;
+        char::from_digit(digit, 16).map_or(b'0', |digit| digit as u8)
+    })
 }
 
 /// A pod's name as far as it fits; the runtime may have put anything into it.

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    io::{self, Read},
+    io,
     net::IpAddr,
 };
 
@@ -17,6 +17,7 @@ use super::{
     dir::Dir,
     index::{BlockContent, Content, Index},
     line::{Line, Made, Owner, State},
+    snapshot::read_block,
 };
 use crate::{
     alias::Alias,
@@ -130,10 +131,7 @@ impl Lines {
             sequence: index.map_or(0, Occupancy::sequence),
         };
         for id in known {
-            let bytes = match dir.open_to_read(&block::file_name(id))? {
-                Some(file) => read_whole(file)?,
-                None => Vec::new(),
-            };
+            let bytes = read_block(dir, id)?.unwrap_or_default();
             let read = Lined {
                 short: bytes.len() < block::SIZE,
                 readings: block::parse(id, &bytes).collect(),
@@ -302,11 +300,4 @@ fn freed(old: &mut Old, address: IpAddr) -> io::Result<Option<u64>> {
         Old::EarlierBoot(_) => Ok(Some(0)),
         Old::Dirty(_) | Old::Nothing => Ok(None),
     }
-}
-
-/// Reads a block, and no more than a block.
-fn read_whole(file: std::fs::File) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(block::SIZE);
-    file.take(block::SIZE as u64).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }

@@ -30,6 +30,36 @@ pub(crate) struct Snapshot {
     pub(crate) blocks: Vec<Shown>,
 }
 
+/// How many addresses are damaged or in quarantine. `None` when the store has more than
+/// `most` blocks, so that it would take long to find out.
+pub(crate) fn count_lost(dir: &Dir, boot: Boot, most: usize) -> io::Result<Option<usize>> {
+    let ids: Vec<BlockId> = dir
+        .names()?
+        .iter()
+        .filter_map(|name| block::from_file_name(name))
+        .collect();
+    if ids.len() > most {
+        return Ok(None);
+    }
+    let mut lost = 0;
+    for id in ids {
+        if let Some(bytes) = read_block(dir, id)? {
+            lost += block::count_lost(id, &bytes, boot);
+        }
+    }
+    Ok(Some(lost))
+}
+
+/// The bytes of a block's file, and no more than a block has. `None` when it is not there.
+pub(crate) fn read_block(dir: &Dir, id: BlockId) -> io::Result<Option<Vec<u8>>> {
+    let Some(file) = dir.open_to_read(&block::file_name(id))? else {
+        return Ok(None);
+    };
+    let mut bytes = Vec::with_capacity(block::SIZE);
+    file.take(block::SIZE as u64).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}
+
 impl Snapshot {
     /// Reads the store in a directory. `None` when there is none.
     pub(crate) fn read(path: &Path, boot: Boot) -> io::Result<Option<Self>> {
@@ -45,11 +75,9 @@ impl Snapshot {
         let mut blocks = Vec::with_capacity(ids.len());
         for id in ids {
             // Gone since the directory was read: the store is being removed.
-            let Some(file) = dir.open_to_read(&block::file_name(id))? else {
+            let Some(bytes) = read_block(&dir, id)? else {
                 continue;
             };
-            let mut bytes = Vec::with_capacity(block::SIZE);
-            file.take(block::SIZE as u64).read_to_end(&mut bytes)?;
             blocks.push(Shown {
                 id,
                 missing: block::SIZE.saturating_sub(bytes.len()),

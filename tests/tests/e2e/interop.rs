@@ -209,13 +209,12 @@ mod ours {
         harness::tool("macvlan");
         on_host(|host| {
             let world = World::around(host);
-            let name = "interop::ours::go_macvlan_with_cni_ipam";
             if world
                 .router
                 .sh("ip link add probe link node type macvlan 2>&1 || echo no")
                 .contains("no")
             {
-                harness::cannot_run(name, "this kernel has no macvlan");
+                host.cannot_run("this kernel has no macvlan");
                 return;
             }
             let conf = json!({

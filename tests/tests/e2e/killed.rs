@@ -53,6 +53,38 @@ mod ours {
         });
     }
 
+    /// A runtime that does not call DEL first: what the dead one had leased is used, unless
+    /// its link is there.
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn an_add_that_is_killed_can_be_repeated() {
+        on_host(|host| {
+            let conf = conf::dual_stack();
+            let (_neighbour, _) = host.pod(&conf);
+            let before = host.state();
+            let pod = host.container();
+            for nth in 1..MOST_CALLS {
+                let killed = host.request_for("ADD", &conf, &pod).killed_after(nth);
+                let half = host.state();
+                let again = host.add(&conf, &pod);
+                if half.only(&["link veth"]) == before.only(&["link veth"]) {
+                    again.result();
+                    let leases = host.state().only(&["lease"]);
+                    assert_eq!(leases.text().lines().count(), 4, "{nth}: {leases:?}");
+                } else {
+                    again.refused(4, "exists already");
+                    host.state().assert_same(&half);
+                }
+                host.del(&conf, &pod).done();
+                host.state().assert_same(&before);
+                if !killed {
+                    return;
+                }
+            }
+            panic!("ADD makes more than {MOST_CALLS} system calls");
+        });
+    }
+
     /// The bridge, its address and the rules may be half made: the next pod finishes them.
     #[test]
     #[ignore = "needs namespaces: run scripts/test"]

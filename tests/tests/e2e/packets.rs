@@ -346,8 +346,7 @@ END"
         on_host(|host| {
             let all = "/proc/sys/net/bridge/bridge-nf-call-iptables";
             if std::fs::write(all, "0").is_err() {
-                let name = "packets::ours::a_service_works_although_...";
-                harness::cannot_run(name, &format!("{all} cannot be written: no br_netfilter"));
+                host.cannot_run(&format!("{all} cannot be written: no br_netfilter"));
                 return;
             }
             let (client, _) = host.pod(&conf::smallest());

@@ -133,6 +133,19 @@ mod ours {
 
     #[test]
     #[ignore = "needs namespaces: run scripts/test"]
+    fn what_is_there_already_is_the_fault_of_the_call() {
+        on_host(|host| {
+            let (pod, _) = host.pod(&conf::smallest());
+            let words = "the attachment cbr0/pod1/eth0 exists already";
+            host.add(&conf::smallest(), &pod).refused(4, words);
+            let taken = host.container();
+            taken.sh("ip link add eth0 type bridge");
+            host.add(&conf::smallest(), &taken).refused(4, "eth0");
+        });
+    }
+
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
     fn a_range_that_is_exhausted() {
         on_host(|host| {
             let small = json!({ "ipam": { "subnet": "10.64.1.0/30" } });
@@ -141,8 +154,7 @@ mod ours {
             let pod = host.container();
             let (before, inside) = (host.state(), pod.state());
             let words = "no IP addresses available in range set: 10.64.1.1-10.64.1.2";
-            let refusal = host.add(&conf, &pod).refusal();
-            assert!(format!("{refusal:?}").contains(words), "{refusal:?}");
+            host.add(&conf, &pod).refused(11, words);
             host.state().assert_same(&before);
             pod.state().assert_same(&inside);
         });
@@ -160,9 +172,8 @@ mod ours {
             assert_eq!(pods[1].1["ips"][1]["address"], "fd00:64::3/126");
             let pod = host.container();
             let before = host.state();
-            let refusal = host.add(&conf, &pod).refusal();
             let words = "no IP addresses available in range set: fd00:64::1-fd00:64::3";
-            assert!(format!("{refusal:?}").contains(words), "{refusal:?}");
+            host.add(&conf, &pod).refused(11, words);
             host.state().assert_same(&before);
         });
     }
@@ -351,7 +362,8 @@ mod ours {
 
             let refusal = host.add(&conf::smallest(), &pod).refusal();
 
-            assert!(format!("{refusal:?}").contains(&link), "{refusal:?}");
+            assert!(refusal.msg.contains(&link), "{refusal:?}");
+            assert_eq!(refusal.code, 5, "{refusal:?}");
             host.state().assert_same(&before);
             pod.state().assert_same(&inside);
         });

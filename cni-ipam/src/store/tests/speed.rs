@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{block, dir::Dir};
+use crate::store::{block, dir::Dir};
 use crate::{allocate::BlockId, testing::Node};
 
 const ROUNDS: usize = 400;

@@ -1,4 +1,4 @@
-//! Tests: many at once, and one that does not let go.
+//! Many at once, and one that does not let go.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use std::{
 
 use cni_protocol::{Failure, InterfaceName};
 
-use super::{Host, Store};
+use crate::store::{Host, Store};
 use crate::{
     alias::Alias,
     lease::{Maker, Wish, lease_in, owner_of},

@@ -1,8 +1,8 @@
-//! Tests: the process dies between any two of its writes.
+//! The process dies between any two of its writes.
 
 use std::collections::BTreeSet;
 
-use super::{boot::Boot, faults};
+use crate::store::{boot::Boot, faults};
 use crate::testing::{Node, texts};
 
 const POOL: &str = r#""ranges":[[{"subnet":"10.64.1.0/29"}],[{"subnet":"fd00::/125"}]]"#;

@@ -1,8 +1,8 @@
-//! Tests: what stands in the files is wrong.
+//! What stands in the files is wrong.
 
 use std::{collections::BTreeSet, fs, os::unix::fs::FileExt};
 
-use super::{block, index, line::LINE};
+use crate::store::{block, index, line::LINE};
 use crate::testing::Node;
 
 const POOL: &str = r#""subnet":"10.64.1.0/28""#;
@@ -114,7 +114,7 @@ fn damage_ends_with_the_boot() {
     node.del("someone");
     assert_eq!(node.lost(), 12);
     node.links.there.lock().unwrap().clear();
-    node.boot = super::boot::Boot::parse("ffffffff").unwrap();
+    node.boot = crate::store::boot::Boot::parse("ffffffff").unwrap();
     assert_eq!(fill(&node).len(), 13);
 }
 
