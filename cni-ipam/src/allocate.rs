@@ -282,7 +282,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        #![proptest_config(ProptestConfig::with_cases(48))]
 
         #[test]
         fn all_addresses_are_given_each_once_and_none_that_may_not(set in any_set()) {
@@ -316,7 +316,7 @@ mod tests {
         #[test]
         fn the_longest_free_comes_next_and_the_never_used_before(
             set in any_set(),
-            steps in prop::collection::vec(prop::option::weighted(0.4, any::<prop::sample::Index>()), 1..300),
+            steps in prop::collection::vec(prop::option::weighted(0.4, any::<prop::sample::Index>()), 1..150),
         ) {
             let mut blocks = Blocks::default();
             let mut taken: Vec<IpAddr> = Vec::new();

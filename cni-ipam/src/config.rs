@@ -492,7 +492,7 @@ fn assign(
         };
         if !set.may_give(*address) {
             return refuse(format!(
-                "in {set}, it is the gateway's, the network's, excluded, or too far from the start"
+                "in {set}, it is the gateway's, the network's, the broadcast address or excluded"
             ));
         }
         if let Some(other) = place.filter(|other| other != address) {
@@ -786,8 +786,8 @@ mod tests {
             ("10.2.0.1", "it is in none of the ranges"),
             (
                 "10.1.0.1",
-                "in 10.1.0.1-10.1.0.254, it is the gateway's, the network's, excluded, or too \
-                 far from the start",
+                "in 10.1.0.1-10.1.0.254, it is the gateway's, the network's, the broadcast \
+                 address or excluded",
             ),
         ] {
             let error = requesting("[]", "[]", Some(ip)).unwrap_err();

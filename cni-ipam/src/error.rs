@@ -138,6 +138,16 @@ impl Error {
             source: error.into(),
         }
     }
+
+    /// Whether the lock was not to be had in time.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Busy { .. })
+    }
+
+    /// Whether trying again later may help.
+    pub fn is_temporary(&self) -> bool {
+        self.code() == Code::TryAgain
+    }
 }
 
 impl Failure for Error {

@@ -2,7 +2,7 @@
 //! works while a process that holds the lock is stopped.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt, fs,
     io::{self, ErrorKind},
     net::IpAddr,
@@ -476,16 +476,17 @@ pub fn map(view: &View, pool: &Pool) -> Vec<(IpAddr, Vec<Cell>)> {
     blocks.extend(pool.parts.first().map(|(first, _)| BlockId::of(*first)));
     blocks.sort_unstable();
     blocks.dedup();
-    let cell = |address: IpAddr| {
-        let record = view.records.iter().find(|record| record.address == address);
-        match record.map(|record| record.state) {
-            _ if !pool.gives(address) => Cell::NotGiven,
-            None => Cell::Never,
-            Some(Occupation::Free) => Cell::Free,
-            Some(Occupation::Used) => Cell::Used,
-            Some(Occupation::Condemned) => Cell::Condemned,
-            Some(Occupation::Quarantined) => Cell::Quarantined,
-        }
+    let records = view.records.iter();
+    let states: HashMap<IpAddr, Occupation> = records
+        .map(|record| (record.address, record.state))
+        .collect();
+    let cell = |address: IpAddr| match states.get(&address) {
+        _ if !pool.gives(address) => Cell::NotGiven,
+        None => Cell::Never,
+        Some(Occupation::Free) => Cell::Free,
+        Some(Occupation::Used) => Cell::Used,
+        Some(Occupation::Condemned) => Cell::Condemned,
+        Some(Occupation::Quarantined) => Cell::Quarantined,
     };
     let within = |address: &IpAddr| pool.subnet.contains(address);
     let rows = blocks.into_iter().filter_map(|block| {

@@ -2,7 +2,7 @@
 
 use std::{hash::Hasher, net::IpAddr};
 
-use cni_protocol::{Attachment, Code, Failure};
+use cni_protocol::Attachment;
 use ipnet::IpNet;
 use siphasher::sip::SipHasher13;
 
@@ -376,20 +376,10 @@ pub(crate) fn texts(addresses: impl Iterator<Item = IpAddr>) -> String {
     texts.join(", ")
 }
 
-impl Error {
-    /// Whether the lock was not to be had in time.
-    pub fn is_busy(&self) -> bool {
-        matches!(self, Self::Busy { .. })
-    }
-
-    /// Whether trying again later may help.
-    pub fn is_temporary(&self) -> bool {
-        self.code() == Code::TryAgain
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use cni_protocol::{Code, Failure};
+
     use super::*;
     use crate::testing::{NETNS, Node, attachment, config, texts};
 
@@ -554,6 +544,20 @@ mod tests {
         );
         assert_eq!(error.code(), Code::InvalidConfig);
         assert_eq!(node.taken(), ["10.64.1.77 c1 eth0"]);
+    }
+
+    #[test]
+    fn any_address_of_an_ipv6_range_can_be_asked_for() {
+        let mut node = Node::new(SMALL);
+        let data = node.dir.path().join("data");
+        node.config = crate::testing::parse_config(&format!(
+            r#"{{"cniVersion":"1.0.0","name":"cbr0","type":"x","ipam":{{"subnet":"fd00::/64","dataDir":{data:?},"importFrom":"none"}},"runtimeConfig":{{"ips":["fd00::dead:beef"]}}}}"#
+        ));
+        assert_eq!(node.add("c1"), "fd00::dead:beef");
+        assert!(!node.lease("c1").unwrap().fresh);
+        assert_eq!(node.taken(), ["fd00::dead:beef c1 eth0"]);
+        node.del("c1");
+        assert_eq!(node.taken(), [""; 0]);
     }
 
     #[test]

@@ -6,7 +6,8 @@ use ipnet::IpNet;
 
 use crate::address::{Family, Interval, number};
 
-/// Of an IPv6 range set only this many addresses are used: the first ones.
+/// Of an IPv6 range set only this many addresses are given: the first ones. The others are
+/// there for those who ask for them.
 ///
 /// More than any node has pods, and it bounds the size of the store.
 pub(crate) const MOST_IPV6: u128 = 1 << 20;
@@ -133,7 +134,9 @@ impl fmt::Display for Range {
 #[derive(Clone, Debug)]
 pub struct RangeSet {
     ranges: Vec<Range>,
-    /// What may be handed out, in the order of the ranges.
+    /// What may be given to those who ask for it, in the order of the ranges.
+    allowed: Vec<Interval>,
+    /// What is given to all others: the same, but of IPv6 only the beginning.
     usable: Vec<Interval>,
 }
 
@@ -141,18 +144,22 @@ impl RangeSet {
     /// `also_excluded` are the holes that are not written in a range: the common
     /// exclusions, and the gateways of all ranges of all sets.
     pub(crate) fn new(ranges: Vec<Range>, also_excluded: &[Interval]) -> Self {
-        let mut usable = Vec::new();
-        let mut room = MOST_IPV6;
+        let mut allowed = Vec::new();
         for range in &ranges {
             let mut holes = range.holes();
             holes.extend_from_slice(also_excluded);
-            let left = range.bounds.without(&holes);
-            match range.bounds.family {
-                Family::V4 => usable.extend(left),
-                Family::V6 => usable.extend(left.iter().filter_map(|part| cut(part, &mut room))),
-            }
+            allowed.extend(range.bounds.without(&holes));
         }
-        Self { ranges, usable }
+        let mut room = MOST_IPV6;
+        let usable = allowed.iter().filter_map(|part| match part.family {
+            Family::V4 => Some(*part),
+            Family::V6 => cut(part, &mut room),
+        });
+        Self {
+            usable: usable.collect(),
+            allowed,
+            ranges,
+        }
     }
 
     pub fn ranges(&self) -> &[Range] {
@@ -164,13 +171,14 @@ impl RangeSet {
         self.range_of(address).is_some()
     }
 
-    /// The addresses that may be handed out.
+    /// The addresses that are given to those who ask for none.
     pub(crate) fn usable(&self) -> &[Interval] {
         &self.usable
     }
 
+    /// Whether an address may be given to one who asks for it.
     pub(crate) fn may_give(&self, address: IpAddr) -> bool {
-        self.usable.iter().any(|part| part.contains(address))
+        self.allowed.iter().any(|part| part.contains(address))
     }
 
     /// The range that an address lies in, given or not.

@@ -28,11 +28,7 @@ pub fn check(bytes: &[u8]) {
 }
 
 /// Reads the value as a plugin does. The outer error: there is no configuration to read.
-#[expect(
-    clippy::result_unit_err,
-    reason = "whatever it is, nothing is done about it"
-)]
-pub(crate) fn read(
+fn read(
     value: &[u8],
     unstated: Version,
 ) -> Result<Result<Option<AddResult>, DecodeError>, ()> {

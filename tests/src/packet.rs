@@ -16,8 +16,9 @@ use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockProtocol, So
 
 use crate::Netns;
 
-/// How long an answer may take before a packet counts as lost.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long an answer may take before a packet counts as lost. The Go plugin's gateway has
+/// no IPv6 for some two seconds.
+const PATIENCE: Duration = Duration::from_secs(6);
 /// How long nothing has to come before it is believed that nothing comes.
 const SILENCE: Duration = Duration::from_millis(600);
 /// How often a datagram is repeated: the first may fall victim to address resolution.

@@ -45,16 +45,24 @@ pub(crate) fn plugins_dir() -> PathBuf {
 
 /// The executable of a plugin, by its type.
 fn executable(plugin: &str) -> PathBuf {
-    let paths = [plugins_dir(), shell::tools_dir()].map(|dir| dir.join(plugin));
+    let mut dirs = vec![plugins_dir()];
+    if !is_under_test(plugin) {
+        dirs.push(shell::tools_dir());
+    }
+    let paths: Vec<PathBuf> = dirs.iter().map(|dir| dir.join(plugin)).collect();
     let found = paths.iter().find(|path| path.is_file()).unwrap_or_else(|| {
         panic!(
-            "there is no plugin {plugin} in {} or {}: ours are built by `cargo build --workspace`, \
-             others by scripts/setup",
-            plugins_dir().display(),
-            shell::tools_dir().display()
+            "there is no plugin {plugin} in {dirs:?}: ours are built by `cargo build --workspace`, \
+             others by scripts/setup"
         )
     });
     found.clone()
+}
+
+/// Whether this is what the tests are about, and not only what they use beside it.
+fn is_under_test(plugin: &str) -> bool {
+    let named = |(ours, go): &(&str, &str)| plugin == if reference() { *go } else { *ours };
+    GO_NAMES.iter().any(named)
 }
 
 /// The name under which a plugin of ours is found in the plugins under test.

@@ -10,6 +10,8 @@
 //! The router knows the way to the node's pods: `10.64.1.0/24`, `192.168.1.0/24`,
 //! `fd00:64:1::/64`, `2001:db8:64:1::/64`.
 
+use std::{thread, time::Duration};
+
 use crate::{Host, Netns};
 
 /// What stands around one node.
@@ -56,7 +58,20 @@ impl World {
         world.other_node.ip("addr add 10.64.2.7/32 dev lo
              addr add 192.168.2.7/32 dev lo
              addr add fd00:64:2::7/128 dev lo nodad");
+        world.wait_for_the_router();
         world
+    }
+
+    /// The kernel drops what is sent over a link until it has noticed the carrier.
+    fn wait_for_the_router(&self) {
+        for _ in 0..500 {
+            let links = self.router.sh("ip -o link show up");
+            if links.matches(" state UP ").count() == 4 {
+                return;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        panic!("the links of the router do not come up");
     }
 
     fn set_up_router(&self, host: &Host, mtu: u32) {

@@ -1,8 +1,9 @@
 //! The corpus of the fuzz targets (`fuzz/corpus`) as a runtime would send it, to the built
 //! executables: whatever comes in, the answer is nothing or one JSON document.
 //!
-//! Nothing can be made here: the network namespace does not exist, the calls have no
-//! privileges, and the only directory that they can write to is the test's own.
+//! Most tests can make nothing: the network namespace does not exist, the calls have no
+//! privileges, and the only directory that they can write to is the test's own. One test
+//! has a node and a pod, and calls with all rights over them.
 
 #![expect(
     clippy::unwrap_used,
@@ -12,6 +13,7 @@
 )]
 
 use std::{
+    cell::RefCell,
     collections::BTreeSet,
     env,
     ffi::OsStr,
@@ -58,6 +60,7 @@ fn standard_input() {
     };
     let inputs = inputs(&["bridge_stdin", "ipam_stdin"]);
     calls.all_verbs(&inputs);
+    calls.finish();
 }
 
 #[test]
@@ -74,6 +77,7 @@ fn prev_result() {
         .flat_map(|(result, version)| ["1.1.0", version].map(|version| network(version, result)))
         .collect();
     calls.all_verbs(&inputs);
+    calls.finish();
 }
 
 #[test]
@@ -99,6 +103,7 @@ fn cni_args() {
             }
         }
     }
+    calls.finish();
 }
 
 #[test]
@@ -111,6 +116,27 @@ fn mutations_of_standard_input() {
     let mut inputs = inputs(&["bridge_stdin", "ipam_stdin"]);
     inputs.extend(results.iter().map(|result| network("1.1.0", result)));
     calls.all_verbs(&mutations(&inputs));
+    calls.finish();
+}
+
+/// With a pod to connect, and delegates that share standard output with their caller.
+#[test]
+#[ignore = "needs namespaces: run scripts/test"]
+fn with_all_rights_over_a_node() {
+    let Some(mut calls) = Calls::new("node") else {
+        return;
+    };
+    harness::on_host(|host| {
+        let pod = host.container();
+        calls.user = None;
+        calls.netns.clone_from(&pod.path);
+        // Those that people wrote: what was found by chance may name any directory.
+        let mut inputs = named_inputs(&["bridge_stdin", "ipam_stdin"]);
+        let results = named_inputs(&["prev_result"]);
+        inputs.extend(results.iter().map(|result| network("1.1.0", result)));
+        calls.all_verbs(&inputs);
+        calls.finish();
+    });
 }
 
 /// Would a plugin that misbehaves be noticed?
@@ -165,11 +191,24 @@ fn an_answer_that_a_runtime_cannot_read_is_noticed() {
 
 /// The files of some targets, each content once.
 fn inputs(targets: &[&str]) -> Vec<Vec<u8>> {
+    select(targets, |_name| true)
+}
+
+/// Without those that the fuzzer found.
+fn named_inputs(targets: &[&str]) -> Vec<Vec<u8>> {
+    select(targets, |name| !name.starts_with("found-"))
+}
+
+fn select(targets: &[&str], choose: impl Fn(&str) -> bool) -> Vec<Vec<u8>> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
     let mut inputs = BTreeSet::new();
     for target in targets {
-        let files = fs::read_dir(corpus.join(target)).unwrap();
-        inputs.extend(files.map(|file| fs::read(file.unwrap().path()).unwrap()));
+        for file in fs::read_dir(corpus.join(target)).unwrap() {
+            let file = file.unwrap();
+            if choose(&file.file_name().to_string_lossy()) {
+                inputs.insert(fs::read(file.path()).unwrap());
+            }
+        }
     }
     assert!(inputs.len() > 10, "the corpus of {targets:?} is gone");
     inputs.into_iter().collect()
@@ -270,6 +309,8 @@ impl fmt::Display for Call<'_> {
 struct Calls {
     dir: PathBuf,
     user: Option<u32>,
+    netns: PathBuf,
+    problems: RefCell<Vec<String>>,
 }
 
 impl Calls {
@@ -291,6 +332,8 @@ impl Calls {
         let calls = Self {
             dir,
             user: unprivileged(),
+            netns: PathBuf::from("/nonexistent/netns"),
+            problems: RefCell::default(),
         };
         calls.allow("", 0o755);
         calls.allow("bin", 0o755);
@@ -345,7 +388,7 @@ impl Calls {
             .env_clear()
             .env("CNI_COMMAND", call.verb)
             .env("CNI_CONTAINERID", "c1")
-            .env("CNI_NETNS", "/nonexistent/netns")
+            .env("CNI_NETNS", &self.netns)
             .env("CNI_IFNAME", "eth0")
             .env("CNI_ARGS", OsStr::from_bytes(call.args))
             .env("CNI_PATH", &bin)
@@ -358,8 +401,16 @@ impl Calls {
         }
         let status = run(command, call);
         let stderr = fs::read(stderr).unwrap();
-        check(call, status, &fs::read(stdout).unwrap(), &stderr)
-            .unwrap_or_else(|problem| panic!("{call}\n{problem}\n{}", stderr.escape_ascii()));
+        if let Err(problem) = check(call, status, &fs::read(stdout).unwrap(), &stderr) {
+            let problem = format!("{call}\n{problem}\n{}", stderr.escape_ascii());
+            self.problems.borrow_mut().push(problem);
+        }
+    }
+
+    /// All answers were good, or the test fails.
+    fn finish(self) {
+        let problems = self.problems.borrow();
+        assert!(problems.is_empty(), "{}", problems.join("\n\n"));
     }
 }
 

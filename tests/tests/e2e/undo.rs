@@ -363,7 +363,7 @@ mod ours {
             let refusal = host.add(&conf::smallest(), &pod).refusal();
 
             assert!(refusal.msg.contains(&link), "{refusal:?}");
-            assert_eq!(refusal.code, 5, "{refusal:?}");
+            assert_eq!(refusal.code, 4, "{refusal:?}");
             host.state().assert_same(&before);
             pod.state().assert_same(&inside);
         });

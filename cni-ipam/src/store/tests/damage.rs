@@ -69,12 +69,12 @@ fn a_damaged_line_of_a_pod_costs_nobody_anything_at_any_byte() {
 #[test]
 fn a_damaged_line_of_a_free_address_heals_at_any_byte() {
     for byte in 0..LINE {
-        for address in ["10.64.1.4", "10.64.1.9"] {
-            let node = node();
-            node.damage(address, byte);
-            assert_eq!(assert_live_are_kept(&node), 9, "{address} byte {byte}");
-            assert_eq!(node.lost(), 0);
-        }
+        // One that was given before, and one that never was.
+        let address = ["10.64.1.4", "10.64.1.9"][byte % 2];
+        let node = node();
+        node.damage(address, byte);
+        assert_eq!(assert_live_are_kept(&node), 9, "{address} byte {byte}");
+        assert_eq!(node.lost(), 0);
     }
 }
 
@@ -167,12 +167,12 @@ fn a_block_that_was_removed_loses_no_pod_and_no_free_address() {
 #[test]
 fn an_index_that_is_garbage_anywhere_in_its_header_is_built_anew() {
     for byte in 0..128 {
-        for wrong in [0x00, 0xff] {
-            let node = node();
-            let file = node.file(index::NAME);
-            file.write_all_at(&[wrong], byte).unwrap();
-            assert_eq!(assert_live_are_kept(&node), 9, "byte {byte}");
-        }
+        let node = node();
+        let file = node.file(index::NAME);
+        let mut old = [0];
+        file.read_exact_at(&mut old, byte).unwrap();
+        file.write_all_at(&[!old[0]], byte).unwrap();
+        assert_eq!(assert_live_are_kept(&node), 9, "byte {byte}");
     }
 }
 

@@ -86,6 +86,11 @@ fn say(line: &str) -> Outcome {
     Ok(writeln!(io::stdout(), "{line}")?)
 }
 
+/// Tells on stderr what is under way: the tables come at the end.
+fn progress(what: &str) {
+    writeln!(io::stderr(), "bench: {what} ...").ok();
+}
+
 fn bench(plan: &Plan, ours: &str, go: &str) -> Outcome {
     let (ours, go) = (PathBuf::from(ours), PathBuf::from(go));
     let most = plan
@@ -101,6 +106,7 @@ fn bench(plan: &Plan, ours: &str, go: &str) -> Outcome {
     let mut table = Table::default();
     let mut crowds = Table::default();
     for &level in plan.levels {
+        progress(&format!("{level} pods"));
         stage.fill(level)?;
         one_caller(plan, &stage, level, &mut table)?;
         // In between, it says nothing that the ends do not say.
