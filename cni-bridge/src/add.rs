@@ -85,7 +85,7 @@ fn apply(
     pod::configure(kernel, &plan.veth.pod, veth.pod, &plan.pod)?;
     masquerade::ensure(&plan.masquerade)?;
     if config.pod_end == PodEnd::Up {
-        veth::await_forwarding(&mut kernel.host, veth.host.index)?;
+        veth::await_carrier(&mut kernel.host, &bridge.bridge, veth.host.index)?;
     }
     let dns = if config.dns.is_empty() {
         allocation.dns

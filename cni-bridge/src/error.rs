@@ -130,9 +130,9 @@ impl Failure for Error {
                 Code::InvalidEnvironment
             }
             Self::NotReady(_) => Code::Unavailable,
-            Self::BridgeVanished { .. } => Code::TryAgain,
+            // A port is free again when a pod goes.
+            Self::BridgeVanished { .. } | Self::BridgeFull { .. } => Code::TryAgain,
             Self::NoAddresses(_)
-            | Self::BridgeFull { .. }
             | Self::DuplicateAddress { .. }
             | Self::Differences(_)
             | Self::Garbage(_) => Code::Internal,

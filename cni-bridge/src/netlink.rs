@@ -3,11 +3,14 @@
 //! It knows the envelope (sequence numbers, acknowledgements, dumps, errors with the kernel's
 //! own words) and nothing of links, routes or rules.
 
-use std::{fmt, io};
+use std::{fmt, io, os::fd::AsFd};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage};
 use netlink_packet_core::{NetlinkPayload, NetlinkSerializable};
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    sys::socket::{setsockopt, sockopt},
+};
 
 const NLMSG_NOOP: u16 = 1;
 const NLMSG_ERROR: u16 = 2;
@@ -269,7 +272,14 @@ fn append<M: NetlinkSerializable>(datagram: &mut Vec<u8>, message: M, flags: u16
 
 fn send(socket: &netlink_sys::Socket, datagram: &[u8]) -> io::Result<()> {
     let kernel = netlink_sys::SocketAddr::new(0, 0);
-    socket.send_to(datagram, &kernel, 0).map(|_sent| ())
+    match socket.send_to(datagram, &kernel, 0) {
+        // A transaction with thousands of addresses outgrows a socket's buffer.
+        Err(error) if error.raw_os_error() == Some(nix::libc::EMSGSIZE) => {
+            setsockopt(&socket.as_fd(), sockopt::SndBufForce, &(2 * datagram.len()))?;
+            socket.send_to(datagram, &kernel, 0).map(|_sent| ())
+        }
+        outcome => outcome.map(|_sent| ()),
+    }
 }
 
 fn receive(socket: &netlink_sys::Socket, buffer: &mut Vec<u8>) -> io::Result<()> {

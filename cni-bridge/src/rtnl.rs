@@ -12,7 +12,7 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressFlags, AddressMessage},
     link::{
         AfSpecBridge, BridgeVlanInfo, InfoData, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags,
-        LinkInfo, LinkMessage,
+        LinkInfo, LinkMessage, State,
     },
     route::{RouteAddress, RouteAttribute, RouteMessage},
 };
@@ -82,6 +82,8 @@ pub(crate) struct Link<N> {
     /// In bytes.
     pub(crate) mtu: u32,
     pub(crate) up: bool,
+    /// Packets pass: it is up, has a carrier, and the kernel has taken note of both.
+    pub(crate) operational: bool,
     /// `IFF_PROMISC` was set on the link itself, not by a capture.
     pub(crate) promiscuous: bool,
     pub(crate) master: Option<u32>,
@@ -387,6 +389,7 @@ impl<N> Link<N> {
             mac: None,
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
+            operational: false,
             promiscuous: message.header.flags.contains(LinkFlags::Promisc),
             master: None,
             peer: None,
@@ -407,6 +410,7 @@ impl<N> Link<N> {
             LinkAttribute::IfName(name) => self.name.clone_from(name),
             LinkAttribute::Address(mac) => self.mac = mac.as_slice().try_into().ok(),
             LinkAttribute::Mtu(mtu) => self.mtu = *mtu,
+            LinkAttribute::OperState(state) => self.operational = *state == State::Up,
             LinkAttribute::Controller(index) => self.master = Some(*index),
             LinkAttribute::Link(index) => self.peer = Some(*index),
             LinkAttribute::IfAlias(alias) => self.alias = Some(alias.clone()),

@@ -156,7 +156,8 @@ fn judge(
         };
         return Ok(());
     }
-    for (address, free_since) in (base..).zip(occupancy.slots(n)?) {
+    for (slot, free_since) in (0_u8..=u8::MAX).zip(occupancy.slots(n)?) {
+        let address = base | u128::from(slot);
         if address >= part.first && address <= part.last && free_since < best.free_since {
             *best = Best {
                 free_since,

@@ -3,8 +3,10 @@
 //! Everything that a person wrote wrong is refused here, with the key and the value.
 
 use std::{
-    fs, io,
+    fs::File,
+    io::{self, Read},
     net::IpAddr,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -24,6 +26,8 @@ use crate::{
 ///
 /// In memory: leases end with the boot, as the pods do.
 pub const DEFAULT_DATA_DIR: &str = "/run/cni-ipam";
+/// How much of a resolver's configuration is read, in bytes.
+const MAX_RESOLV_CONF: u64 = 64 << 10;
 /// Where host-local keeps the records of all networks, if it is not told otherwise.
 const HOST_LOCAL_DIR: &str = "/var/lib/cni/networks";
 
@@ -54,6 +58,7 @@ pub struct DataDir {
 struct Document {
     ipam: Option<Section>,
     runtime_config: Option<RuntimeConfig>,
+    status_on_exhaustion: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -144,7 +149,10 @@ impl Config {
             runtime_sets,
             dns: resolv_conf(section.resolv_conf)?,
             routes: section.routes.unwrap_or_default(),
-            status_on_exhaustion: section.status_on_exhaustion.unwrap_or(false),
+            status_on_exhaustion: section
+                .status_on_exhaustion
+                .or(document.status_on_exhaustion)
+                .unwrap_or(false),
         })
     }
 
@@ -507,14 +515,29 @@ fn resolv_conf(path: Option<String>) -> Result<Dns, ConfigError> {
     let Some(path) = path.filter(|path| !path.is_empty()) else {
         return Ok(Dns::default());
     };
-    let read = fs::read_to_string(&path);
-    match read {
+    match read_file(&path) {
         Ok(text) => Ok(resolv::parse(&text)),
         Err(error) => {
             let why = crate::cause::Cause::from(io::Error::from(error.kind()));
             Err(invalid("ipam.resolvConf", path, why.to_string()))
         }
     }
+}
+
+/// The beginning of a file. What is no file (a pipe that nobody writes to, a device without
+/// an end) is refused rather than waited for.
+fn read_file(path: &str) -> io::Result<String> {
+    let nonblocking = nix::libc::O_NONBLOCK;
+    let file = File::options()
+        .read(true)
+        .custom_flags(nonblocking)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut text = Vec::new();
+    file.take(MAX_RESOLV_CONF).read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 #[cfg(test)]

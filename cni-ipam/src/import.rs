@@ -63,9 +63,14 @@ struct Record {
 
 /// Takes over what is there, and moves it aside. Does nothing when nothing is there.
 pub(crate) fn import(store: &Store<'_>, from: Option<&Path>) -> Result<(), Error> {
-    for source in sources(store, from)? {
+    let sources = sources(store, from)?;
+    if sources.is_empty() {
+        return Ok(());
+    }
+    let since = alive_since(store);
+    for source in sources {
         let failed = |error| Error::io("take over", &source.path, error);
-        let records = source.records().map_err(failed)?;
+        let records = source.records(since).map_err(failed)?;
         store.transact(Absent::Create, |locked| merge(locked, &records))?;
         cni_protocol::log(&format_args!(
             "took over {} addresses from {}",
@@ -75,6 +80,26 @@ pub(crate) fn import(store: &Store<'_>, from: Option<&Path>) -> Result<(), Error
         source.set_aside(store).map_err(failed)?;
     }
     Ok(())
+}
+
+/// Since when records can be of pods that live: since the boot.
+///
+/// The clock may have been set right after the records were written, and then the boot seems
+/// to be later. So the kernel has to agree that there are no such pods: as long as the node
+/// has veth links that are not ours, every record counts.
+fn alive_since(store: &Store<'_>) -> u64 {
+    let (Ok(names), Ok(ours)) = (store.host.names(), store.host.aliases()) else {
+        return 0;
+    };
+    let is_ours = |name: &String| ours.iter().any(|(ours, _)| ours == name);
+    let has_others = names
+        .iter()
+        .any(|name| name.starts_with("veth") && !is_ours(name));
+    if has_others {
+        0
+    } else {
+        booted_at().unwrap_or(0)
+    }
 }
 
 /// Removes an attachment's records where host-local put them, as its own DEL does. False:
@@ -90,7 +115,7 @@ pub(crate) fn release_there(
     let key = names::id_key(&attachment.container_id);
     for source in sources(store, Some(from))? {
         let failed = |error| Error::io("release in", &source.path, error);
-        for record in source.records().map_err(failed)? {
+        for record in source.records(0).map_err(failed)? {
             let interface = &record.owner.interface;
             let names_it = interface == attachment.interface.as_str() || interface == NO_INTERFACE;
             if record.owner.key == key && names_it {
@@ -114,7 +139,7 @@ pub(crate) fn holds_there(
     let key = names::id_key(&attachment.container_id);
     for source in sources(store, Some(from))? {
         let failed = |error| Error::io("read", &source.path, error);
-        let mut records = source.records().map_err(failed)?.into_iter();
+        let mut records = source.records(0).map_err(failed)?.into_iter();
         if records.any(|record| record.address == address && record.owner.key == key) {
             return Ok(true);
         }
@@ -230,9 +255,8 @@ fn lock_source(path: PathBuf, in_place: bool, store: &Store<'_>) -> Result<Optio
 }
 
 impl Source {
-    /// The records of this boot. Those of an earlier one are of pods that are dead.
-    fn records(&self) -> io::Result<Vec<Record>> {
-        let booted = booted_at().unwrap_or(0);
+    /// The records that were written at `since` or later, in seconds since 1970.
+    fn records(&self, since: u64) -> io::Result<Vec<Record>> {
         let mut records = Vec::new();
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
@@ -242,7 +266,7 @@ impl Source {
             };
             let written = entry.metadata()?.mtime();
             let time = u64::try_from(written).unwrap_or(0);
-            if !entry.file_type()?.is_file() || time < booted {
+            if !entry.file_type()?.is_file() || time < since {
                 continue;
             }
             let path = entry.path();

@@ -38,6 +38,9 @@ const LOCAL: u32 = 2;
 /// `NFTA_MASQ_FLAGS` with `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
 const MASQ_FLAGS: u16 = 1;
 const RANDOM_FULLY: u32 = 1 << 4;
+/// How many elements go into one message: an attribute has at most 64 KiB, an element of
+/// IPv6 takes 36 bytes.
+const ELEMENTS: usize = 1000;
 /// The kernel puts a number in the place of `%d`.
 const SET_NAME: &str = "__set%d";
 
@@ -198,21 +201,23 @@ impl Batch {
             NLM_F_CREATE,
             NfTablesMessage::NewSet(message),
         );
-        let elements = intervals.iter().flat_map(elements).collect();
-        let message = SetElementMessage {
-            attributes: vec![
-                SetElementList::Table(TABLE.to_owned()),
-                SetElementList::Set(SET_NAME.to_owned()),
-                SetElementList::SetId(id),
-                SetElementList::Elements(elements),
-            ],
-        };
-        let operation = "fill an nftables set of address ranges".to_owned();
-        self.masquerade(
-            operation,
-            NLM_F_CREATE,
-            NfTablesMessage::NewSetElement(message),
-        );
+        let elements: Vec<_> = intervals.iter().flat_map(elements).collect();
+        for part in elements.chunks(ELEMENTS) {
+            let message = SetElementMessage {
+                attributes: vec![
+                    SetElementList::Table(TABLE.to_owned()),
+                    SetElementList::Set(SET_NAME.to_owned()),
+                    SetElementList::SetId(id),
+                    SetElementList::Elements(part.to_vec()),
+                ],
+            };
+            let operation = "fill an nftables set of address ranges".to_owned();
+            self.masquerade(
+                operation,
+                NLM_F_CREATE,
+                NfTablesMessage::NewSetElement(message),
+            );
+        }
     }
 }
 

@@ -29,8 +29,8 @@ use crate::{
 /// Without a queueing discipline a veth has no use for a queue for each processor, and making
 /// them is a third of the work of making the pair (`veth_get_num_queues()`).
 const QUEUES: u32 = 1;
-/// How long a port may take to forward, and how often it is looked at.
-const FORWARDING: Duration = Duration::from_secs(2);
+/// How long bridge and port may take until packets pass, and how often they are looked at.
+const CARRIER: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_micros(200);
 /// `IFLA_BRPORT_MODE`: a packet may leave by the port it came in by.
 const HAIRPIN: u16 = 4;
@@ -179,22 +179,36 @@ pub(crate) fn refuse_existing(kernel: &mut Kernel, attachment: &Attachment) -> R
     }
 }
 
-/// Waits until the bridge passes the port's packets, which it does as soon as the kernel has
-/// worked off that the pod's end is up (`linkwatch_event()`); mostly that has happened before
-/// one can look.
+/// Waits until packets pass between the bridge and the pod, which they do as soon as the
+/// kernel has worked off that the pod's end is up (`linkwatch_event()`): mostly before one can
+/// look, later when others keep RTNL busy. The first port also gives the bridge its carrier.
 ///
-/// A port that takes longer than that is not waited for: it comes up by itself.
-pub(crate) fn await_forwarding(host: &mut Rtnl<Host>, index: Index<Host>) -> Result<(), Error> {
+/// What takes longer than that is not waited for: it comes up by itself.
+pub(crate) fn await_carrier(
+    host: &mut Rtnl<Host>,
+    bridge: &Link<Host>,
+    port: Index<Host>,
+) -> Result<(), Error> {
     let started = Instant::now();
+    let mut forwards = false;
+    let mut carries = bridge.operational;
     loop {
-        let port = host.find_link_by_index(index)?.map(|link| link.port);
-        if port.is_none_or(|port| port.forwarding == Some(true)) {
+        if !forwards {
+            let port = host.find_link_by_index(port)?.map(|link| link.port);
+            forwards = port.is_none_or(|port| port.forwarding == Some(true));
+        }
+        if forwards && !carries {
+            carries = host
+                .find_link_by_index(bridge.index)?
+                .is_none_or(|bridge| bridge.operational);
+        }
+        if forwards && carries {
             return Ok(());
         }
-        if started.elapsed() >= FORWARDING {
+        if started.elapsed() >= CARRIER {
             cni_protocol::log(&format_args!(
                 "the pod's bridge port does not forward after {} s: its first packets may be lost",
-                FORWARDING.as_secs()
+                CARRIER.as_secs()
             ));
             return Ok(());
         }

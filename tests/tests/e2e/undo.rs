@@ -339,7 +339,7 @@ mod ours {
                 said.contains("cbr0") && said.contains("1023"),
                 "{refusal:?}"
             );
-            assert_eq!(refusal.code, 999, "{refusal:?}");
+            assert_eq!(refusal.code, 11, "{refusal:?}");
             host.state().assert_same(&before);
             pod.state().assert_same(&inside);
         });

@@ -16,7 +16,11 @@ fn conf(data_dir: &Path) -> Value {
 
 /// The machine starts again, as far as a plugin can tell.
 fn boot(n: u64) {
-    fs::write("/run/boot_id", format!("{n:08x}-0000-4000-8000-000000000000\n")).unwrap();
+    fs::write(
+        "/run/boot_id",
+        format!("{n:08x}-0000-4000-8000-000000000000\n"),
+    )
+    .unwrap();
 }
 
 /// Each boot fills a part of the range and ends without a DEL.
@@ -29,7 +33,11 @@ fn boots(host: &Host, conf: &Value) {
         boot(n);
         given.insert(kit::lease(host, conf, &format!("pod-{n}")));
     }
-    assert_eq!(given.len(), USABLE, "the address that was free longest comes next");
+    assert_eq!(
+        given.len(),
+        USABLE,
+        "the address that was free longest comes next"
+    );
 
     boot(count + 1);
     let all: BTreeSet<IpAddr> = (0..USABLE)
@@ -38,7 +46,9 @@ fn boots(host: &Host, conf: &Value) {
     assert_eq!(all.len(), USABLE, "{all:?}");
     let next = kit::ipam(host, "ADD", conf, "one-too-many").run();
     assert!(kit::words(next, 11).contains("no IP addresses available in range set"));
-    kit::figure(&format!("boots: {count}, and all {USABLE} addresses can be had"));
+    kit::figure(&format!(
+        "boots: {count}, and all {USABLE} addresses can be had"
+    ));
 }
 
 #[test]
@@ -78,12 +88,17 @@ fn leases_of_this_boot_are_not_given_again_after_a_boot_on_a_disk() {
         assert_ne!(first, second);
         // A late DEL of a pod of the boot before.
         for n in 0..USABLE {
-            kit::ipam(host, "DEL", &conf, &format!("before-{n}")).run().done();
+            kit::ipam(host, "DEL", &conf, &format!("before-{n}"))
+                .run()
+                .done();
         }
         let rest: BTreeSet<IpAddr> = (0..USABLE - 2)
             .map(|n| kit::lease(host, &conf, &format!("c{n}")))
             .collect();
-        assert!(!rest.contains(&first) && !rest.contains(&second), "{rest:?}");
+        assert!(
+            !rest.contains(&first) && !rest.contains(&second),
+            "{rest:?}"
+        );
         assert_eq!(rest.len(), USABLE - 2);
     });
 }

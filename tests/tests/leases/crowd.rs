@@ -19,7 +19,7 @@ use crate::kit;
 const CALLERS: usize = 64;
 
 /// How many leases each caller wants at once: together more than there are addresses.
-const EACH: usize = 2;
+const EACH: usize = 4;
 
 #[derive(Default)]
 struct Counts {
@@ -60,7 +60,7 @@ fn a_crowd_gets_no_address_twice_and_no_error_but_exhaustion() {
             "crowd: {CALLERS} processes for {seconds} s leased {leased} times, {full} times \
              there was no address; none twice"
         ));
-        assert!(leased > 100, "{leased}");
+        assert!(leased > 100 && full > 0, "{leased} {full}");
     });
 }
 

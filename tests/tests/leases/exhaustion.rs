@@ -1,14 +1,8 @@
 //! A full range, and what of it can be had back without a DEL.
 
-use std::{
-    collections::BTreeSet,
-    net::IpAddr,
-    path::Path,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, net::IpAddr, path::Path};
 
-use harness::{Container, Host, Netns, conf, on_host, sh};
+use harness::{Container, Host, Netns, conf, on_host};
 use serde_json::{Value, json};
 
 use crate::kit::{self, STORE};
@@ -23,19 +17,10 @@ fn small() -> Value {
     kit::network(&json!({ "subnet": "10.64.1.0/29" }))
 }
 
-/// The kernel takes the links of a namespace away some time after its last user is gone.
-fn wait_for_links(count: usize) {
-    let started = Instant::now();
-    while sh("ip -o link show type veth").lines().count() != count {
-        assert!(started.elapsed() < Duration::from_secs(20), "links stay");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// Namespaces end without a DEL.
 fn die(pods: &mut [Container], left: usize) {
     pods.iter_mut().for_each(Container::die);
-    wait_for_links(left);
+    kit::wait_for_links(left);
 }
 
 /// ADD is refused and leaves nothing.
@@ -44,7 +29,10 @@ fn refused(host: &Host, conf: &Value, numbers: &[&str]) {
     let pod = host.container();
     let (before, inside) = (host.state(), pod.state());
     let words = kit::words(host.add(conf, &pod), 11);
-    for number in numbers.iter().chain(&["no IP addresses available in range set: 10.64.1.1-10.64.1.6"]) {
+    for number in numbers
+        .iter()
+        .chain(&["no IP addresses available in range set: 10.64.1.1-10.64.1.6"])
+    {
         assert!(words.contains(number), "{number}: {words}");
     }
     host.state().assert_same(&before);
@@ -85,7 +73,7 @@ fn live_pods_keep_their_addresses_when_the_range_is_full() {
         // One of them is gone: its address alone is given, once.
         let address = kit::in_kernel(&pods[2]);
         die(&mut pods[2..3], USABLE - 1);
-        let (_, result) = host.pod(&small());
+        let (_live, result) = host.pod(&small());
         assert_eq!(vec![kit::address(&result)], address);
         refused(host, &small(), &["5 used"]);
     });
@@ -102,7 +90,9 @@ fn those_who_repair_at_once_get_different_addresses() {
         let new: Vec<Container> = (0..USABLE).map(|_| host.container()).collect();
         let start = |pod| host.request_for("ADD", &small(), pod).start();
         let running: Vec<_> = new.iter().map(start).collect();
-        let results = running.into_iter().map(|run| kit::address(&run.wait().result()));
+        let results = running
+            .into_iter()
+            .map(|run| kit::address(&run.wait().result()));
         assert_eq!(results.collect::<BTreeSet<_>>().len(), USABLE);
         let live: BTreeSet<IpAddr> = new.iter().flat_map(kit::in_kernel).collect();
         assert_eq!(live.len(), USABLE);
@@ -133,7 +123,7 @@ fn leases_of_other_plugins_and_namespaces_are_nobodys_to_end() {
         refused(host, &small(), &["5 used, 4 of them"]);
         let address = kit::in_kernel(&own[0]);
         die(&mut own, 0);
-        let (_, result) = host.pod(&small());
+        let (_live, result) = host.pod(&small());
         assert_eq!(vec![kit::address(&result)], address);
         refused(host, &small(), &["5 used, 4 of them"]);
         // A DEL ends them, wherever it is called.
@@ -162,7 +152,10 @@ fn the_tool_repairs_on_request() {
         for arguments in [&["verify"][..], &["repair", "--dry-run"]] {
             let (status, text) = kit::tool(arguments);
             assert_eq!(status, 1, "{text}");
-            assert!(addresses.iter().all(|ip| text.contains(&ip.to_string())), "{text}");
+            assert!(
+                addresses.iter().all(|ip| text.contains(&ip.to_string())),
+                "{text}"
+            );
             host.state().assert_same(&abandoned);
         }
         let (status, text) = kit::tool(&["repair"]);

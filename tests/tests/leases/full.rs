@@ -26,7 +26,9 @@ fn mount(kilobytes: u32) {
 
 /// What is in use of the store, whoever wrote down the rest.
 fn leases() -> String {
-    sh(&format!("grep -h '^A' {DATA}/cbr0/*.leases 2>/dev/null || true"))
+    sh(&format!(
+        "grep -h '^A' {DATA}/cbr0/*.leases 2>/dev/null || true"
+    ))
 }
 
 /// With 1, 2, 3, ... pages until it works: each write of the first ADD meets the end of the
@@ -39,12 +41,15 @@ fn an_add_on_a_full_disk_fails_wherever_it_is_full() {
         for pages in 1..MOST_PAGES {
             mount(pages * 4);
             let answer = kit::ipam(host, "ADD", &conf(), "pod").run();
-            let works = answer.status == 0;
-            if works {
+            let done = answer.status == 0;
+            if done {
                 answer.result();
             } else {
                 let words = kit::words(answer, 5);
-                assert!(words.contains(DATA) && words.contains("No space left"), "{words}");
+                assert!(
+                    words.contains(DATA) && words.contains("the file system is full"),
+                    "{words}"
+                );
                 assert_eq!(leases(), "", "with {pages} pages");
                 kit::ipam(host, "DEL", &conf(), "pod").run().done();
                 refusals += 1;
@@ -54,7 +59,7 @@ fn an_add_on_a_full_disk_fails_wherever_it_is_full() {
             kit::ipam(host, "DEL", &conf(), "pod").run().done();
             assert_eq!(leases(), "");
             sh(&format!("umount {DISK}"));
-            if works {
+            if done {
                 kit::figure(&format!("full disk: {refusals} sizes that are too small"));
                 assert!(refusals > 10, "{refusals}");
                 return;
@@ -119,12 +124,13 @@ fn a_del_works_on_a_full_disk_without_an_index() {
 fn a_range_that_grows_on_a_full_disk() {
     on_host(|host: &Host| {
         mount(1024);
-        let conf = conf();
-        let (_neighbour, _) = host.pod(&conf);
+        let from = |first: &str| {
+            let ipam = json!({ "dataDir": DATA, "subnet": "10.64.0.0/16", "rangeStart": first });
+            kit::network(&ipam)
+        };
+        let (_neighbour, _) = host.pod(&from("10.64.1.10"));
         fill();
-        let wider = kit::network(&json!({
-            "dataDir": DATA, "subnet": "10.64.0.0/16", "rangeStart": "10.64.2.1",
-        }));
+        let wider = from("10.64.2.1");
         let pod = host.container();
         let (before, inside) = (host.state(), pod.state());
         let words = kit::words(host.add(&wider, &pod), 5);
@@ -132,7 +138,10 @@ fn a_range_that_grows_on_a_full_disk() {
         host.state().assert_same(&before);
         pod.state().assert_same(&inside);
         sh(&format!("rm {DISK}/fill"));
-        assert_eq!(host.add(&wider, &pod).result()["ips"][0]["address"], "10.64.2.1/16");
+        assert_eq!(
+            host.add(&wider, &pod).result()["ips"][0]["address"],
+            "10.64.2.1/16"
+        );
     });
 }
 
@@ -151,14 +160,23 @@ fn a_disk_that_cannot_be_written_to() {
         let pod = host.container();
         let inside = pod.state();
         let words = kit::words(host.add(&conf, &pod), 5);
-        assert!(words.contains(DATA) && words.contains("Read-only"), "{words}");
+        assert!(
+            words.contains(DATA) && words.contains("read-only"),
+            "{words}"
+        );
         host.state().assert_same(&with_old);
         pod.state().assert_same(&inside);
         let words = kit::words(host.status(&conf), 50);
-        assert!(words.contains(DATA) && words.contains("Read-only"), "{words}");
+        assert!(
+            words.contains(DATA) && words.contains("read-only"),
+            "{words}"
+        );
         // It must be tried again: the lease stands.
         let words = kit::words(host.del(&conf, &old), 5);
-        assert!(words.contains(DATA) && words.contains("Read-only"), "{words}");
+        assert!(
+            words.contains(DATA) && words.contains("read-only"),
+            "{words}"
+        );
 
         sh(&format!("mount -o remount,rw {DISK}"));
         host.del(&conf, &old).done();

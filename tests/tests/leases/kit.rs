@@ -7,6 +7,8 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     process::Command,
+    thread,
+    time::{Duration, Instant},
 };
 
 use harness::{Answer, Container, Host, Request, conf};
@@ -42,7 +44,9 @@ pub(crate) fn figure(text: &str) {
     eprintln!("{text}");
     if let Some(path) = setting("CNI_E2E_FIGURES") {
         let file = fs::File::options().append(true).create(true).open(path);
-        file.unwrap().write_all(format!("{text}\n").as_bytes()).unwrap();
+        file.unwrap()
+            .write_all(format!("{text}\n").as_bytes())
+            .unwrap();
     }
 }
 
@@ -52,7 +56,10 @@ pub(crate) struct Random(u64);
 impl Random {
     pub(crate) fn new(stream: u64) -> Self {
         let seed = number("CNI_E2E_SEED", 1);
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (stream + 1).wrapping_mul(0xd134_2543_de82_ef95))
+        Self(
+            seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                ^ (stream + 1).wrapping_mul(0xd134_2543_de82_ef95),
+        )
     }
 
     /// A number below `bound`.
@@ -112,6 +119,19 @@ pub(crate) fn in_kernel(pod: &Container) -> Vec<IpAddr> {
         })
         .collect()
     })
+}
+
+/// The kernel takes the links of a namespace away some time after its last user is gone.
+pub(crate) fn wait_for_links(count: usize) {
+    let started = Instant::now();
+    while harness::sh("ip -o link show type veth | grep -v 'uplink@' || true")
+        .lines()
+        .count()
+        != count
+    {
+        assert!(started.elapsed() < Duration::from_secs(20), "links stay");
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// What the operator's tool says, and its exit status.

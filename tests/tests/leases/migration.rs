@@ -28,10 +28,14 @@ fn old(backend: &str) -> Value {
 fn left_of(host: &Host, pods: &[Container]) -> String {
     // What host-local kept is set aside, where nobody hands it out.
     let state = host.state().without(&["lease /var/lib/cni/networks/"]);
-    let is_of = |line: &&str| {
-        line.contains("CNI-") || pods.iter().any(|pod| contains_word(line, &pod.id))
-    };
-    state.text().lines().filter(is_of).collect::<Vec<_>>().join("\n")
+    let is_of =
+        |line: &&str| line.contains("CNI-") || pods.iter().any(|pod| contains_word(line, &pod.id));
+    state
+        .text()
+        .lines()
+        .filter(is_of)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// pod1 is not in "pod10".
@@ -76,7 +80,11 @@ fn have_traffic(world: &World, host: &Host, pods: &[Container]) {
 fn moves_over(host: &Host, backend: &str) {
     let world = World::around(host);
     let (mut old_pods, old_addresses) = kit::pods(host, &old(backend), PODS);
-    assert_ne!(left_of(host, &old_pods), "", "the Go plugins have rules for their pods");
+    assert_ne!(
+        left_of(host, &old_pods),
+        "",
+        "the Go plugins have rules for their pods"
+    );
     have_traffic(&world, host, &old_pods[..2]);
 
     let (new_pods, new_addresses) = kit::pods(host, &new(), PODS - 1);
@@ -91,8 +99,7 @@ fn moves_over(host: &Host, backend: &str) {
 
     delete(host, &mut old_pods);
     assert_eq!(left_of(host, &old_pods), "");
-    let links = host.state().only(&["link veth"]);
-    assert_eq!(links.text().lines().count(), PODS, "{links:?}");
+    kit::wait_for_links(PODS);
     let leases = host.state().only(&["lease /run/cni-ipam/"]);
     assert_eq!(leases.text().lines().count(), PODS, "{leases:?}");
     have_traffic(&world, host, &new_pods);
@@ -116,6 +123,30 @@ fn a_node_whose_rules_are_in_iptables() {
 fn a_node_whose_rules_are_in_nftables() {
     harness::tool("bridge");
     on_host(|host| moves_over(host, "nftables"));
+}
+
+/// DEL of a pod of the old plugins whose namespace is gone, killed after each system call
+/// that changes something: the next DEL finishes it.
+#[test]
+#[ignore = "needs namespaces: run scripts/test"]
+fn a_del_of_an_old_pod_that_is_killed_is_finished_by_the_next() {
+    harness::tool("bridge");
+    on_host(|host| {
+        let (mut pods, _) = kit::pods(host, &old("nftables"), 40);
+        let (_new, _) = host.pod(&new());
+        for (n, pod) in pods.iter_mut().enumerate() {
+            pod.die();
+            let del = host.request_for("DEL", &new(), pod).env("CNI_NETNS", "");
+            let killed = del.killed_after(n + 1);
+            del.run().done();
+            let pod = std::slice::from_ref(pod);
+            assert_eq!(left_of(host, pod), "", "killed after call {}", n + 1);
+            if !killed {
+                return;
+            }
+        }
+        panic!("a DEL makes more than 40 system calls that change something");
+    });
 }
 
 /// The configuration is changed back too early: host-local does not hand out a second time

@@ -57,7 +57,8 @@ fn del_by_another_than_the_owner_releases_nothing() {
         kit::lease(host, &named("other"), "pod-2");
         let before = host.state();
         let asks = |conf: &Value, id: &str, interface: &str| {
-            let result = json!({ "cniVersion": "1.1.0", "ips": [{ "address": format!("{address}/24") }] });
+            let result =
+                json!({ "cniVersion": "1.1.0", "ips": [{ "address": format!("{address}/24") }] });
             let conf = conf::with(conf, &json!({ "prevResult": result }));
             let del = kit::ipam(host, "DEL", &conf, id).env("CNI_IFNAME", interface);
             del.run().done();
@@ -85,7 +86,9 @@ fn the_address_that_was_free_longest_comes_next() {
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), 13);
         let order = [7, 2, 11, 0, 12];
         for n in order {
-            kit::ipam(host, "DEL", &conf, &format!("first-{n}")).run().done();
+            kit::ipam(host, "DEL", &conf, &format!("first-{n}"))
+                .run()
+                .done();
         }
         // Each comes back in the order of its release, those released meanwhile after them.
         let mut waiting: Vec<IpAddr> = order.iter().map(|n| all[*n]).collect();

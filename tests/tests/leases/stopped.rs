@@ -32,11 +32,17 @@ fn assert_busy(host: &Host, holder: Pid, verb: &str) {
     host.status(&conf).done();
     let (status, text) = kit::tool(&["list"]);
     assert_eq!(status, 0, "{text}");
-    assert!(started.elapsed() < PATIENCE, "STATUS and the tool waited for the lock");
+    assert!(
+        started.elapsed() < PATIENCE,
+        "STATUS and the tool waited for the lock"
+    );
     for run in running {
         let words = kit::words(run.wait(), 11);
         let who = format!("{holder} ");
-        assert!(words.contains(&who) && words.contains(verb), "{who}: {words}");
+        assert!(
+            words.contains(&who) && words.contains(verb),
+            "{who}: {words}"
+        );
         assert!(words.contains(kit::STORE), "{words}");
     }
     let waited = started.elapsed();

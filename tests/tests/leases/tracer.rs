@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -30,7 +30,7 @@ const OPTIONS: Options = Options::PTRACE_O_TRACESYSGOOD
 /// then becomes the plugin.
 #[derive(Debug)]
 pub(crate) struct Wrapped {
-    path: std::path::PathBuf,
+    path: PathBuf,
 }
 
 impl Wrapped {
@@ -54,8 +54,8 @@ impl Wrapped {
 
     /// Starts a call of a plugin that runs this one.
     pub(crate) fn start_under(&self, request: &Request) -> (Running, Traced) {
-        let search = Request::search_path();
-        let path = format!("{DIR}:{}", search.to_string_lossy());
+        let dir = self.path.parent().unwrap().display();
+        let path = format!("{dir}:{}", Request::search_path().to_string_lossy());
         start(&request.clone().env("CNI_PATH", path))
     }
 }
@@ -79,7 +79,10 @@ fn wait_for_pid() -> Pid {
                 return Pid::from_raw(pid);
             }
         }
-        assert!(started.elapsed() < Duration::from_secs(30), "the plugin was never run");
+        assert!(
+            started.elapsed() < Duration::from_secs(30),
+            "the plugin was never run"
+        );
         thread::sleep(Duration::from_micros(200));
     }
 }

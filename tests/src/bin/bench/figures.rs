@@ -104,7 +104,7 @@ impl Table {
             } = row;
             write!(text, "{level:>4} {callers:>7}  {what:<17}").ok();
             for rounds in &sides {
-                write!(text, "{:>22}", cell(rounds)).ok();
+                write!(text, "{:>25}", cell(rounds)).ok();
             }
             let ratio = spread_of_rounds(&ratio(&sides));
             writeln!(text, "{ratio:>19}  {target}").ok();
@@ -208,7 +208,7 @@ fn spread_of_rounds(values: &[f64]) -> String {
 fn header(names: &[&str]) -> String {
     let mut text = format!("{:>4} {:>7}  {:<17}", "pods", "callers", "");
     for name in names {
-        write!(text, "{name:>22}").ok();
+        write!(text, "{name:>25}").ok();
     }
     text + &format!("{:>19}  target\n", "times better")
 }

@@ -50,14 +50,14 @@ struct Plan {
 
 const FULL: Plan = Plan {
     levels: &[0, 100, 250],
-    rounds: 6,
+    rounds: 7,
     calls: 10,
     callers: &[16, 64],
     crowd_rounds: 3,
 };
 const QUICK: Plan = Plan {
     levels: &[0, 100],
-    rounds: 2,
+    rounds: 3,
     calls: 5,
     callers: &[64],
     crowd_rounds: 1,
