@@ -3,6 +3,7 @@
 //! It needs the network's name, the container id and the interface's name. What the rest of
 //! the request says helps where it can and hinders nowhere.
 
+use cni_ipam::FromHostLocal;
 use cni_protocol::{DelRequest, InterfaceName};
 
 use netlink_packet_route::AddressFamily;
@@ -38,10 +39,18 @@ pub(crate) fn del(request: &DelRequest) -> Result<(), Error> {
             spoof::remove(&name)?;
         }
     }
-    let released = ipam::release(&request.config, &request.attachment, &request.plugin_path)?;
-    if released.from_host_local {
-        // The Go plugin connected this pod; without its namespace nobody else removes them.
+    let release = |old| {
+        ipam::release(
+            &request.config,
+            &request.attachment,
+            &request.plugin_path,
+            old,
+        )
+    };
+    if release(FromHostLocal::Keep)?.kept {
+        // The Go plugin connected this pod: its rules go too, and the lease still goes last.
         masquerade::remove_predecessor(&request.attachment)?;
+        release(FromHostLocal::Release)?;
     }
     Ok(())
 }

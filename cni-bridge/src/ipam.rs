@@ -2,7 +2,7 @@
 //!
 //! It knows who gives addresses; what is done with them is the plan's business.
 
-use cni_ipam::{Maker, Released};
+use cni_ipam::{FromHostLocal, Maker, Released};
 use cni_protocol::{
     AddRequest, Attachment, Command, NetworkConfig, PluginPath, delegate::Delegate,
 };
@@ -112,7 +112,14 @@ pub(crate) fn confirm(
 
 /// Gives back what [`lease`] took, after an ADD that failed.
 pub(crate) fn release_after_failure(request: &AddRequest) -> Result<(), Error> {
-    release(&request.config, &request.attachment, &request.plugin_path).map(|_released| ())
+    let old = FromHostLocal::Release;
+    release(
+        &request.config,
+        &request.attachment,
+        &request.plugin_path,
+        old,
+    )
+    .map(|_released| ())
 }
 
 /// Releases what the attachment holds. Nothing held, nothing known: fine.
@@ -122,12 +129,15 @@ pub(crate) fn release(
     network: &NetworkConfig,
     attachment: &Attachment,
     path: &PluginPath,
+    old: FromHostLocal,
 ) -> Result<Released, Error> {
     match config::ipam_type(network) {
         None => Ok(Released::default()),
-        Some(name) if config::is_built_in(name) => {
-            Ok(cni_ipam::release(&cni_ipam::data_dir(network), attachment)?)
-        }
+        Some(name) if config::is_built_in(name) => Ok(cni_ipam::release(
+            &cni_ipam::data_dir(network),
+            attachment,
+            old,
+        )?),
         Some(name) => {
             Delegate::find(name, path)?.call(Command::Del, network)?;
             Ok(Released::default())

@@ -148,7 +148,7 @@ pub(crate) fn holds_there(
 }
 
 /// Whether there is anything of host-local: a cheap look, for the DELs that find nothing.
-fn there_is_any(store: &Store<'_>, from: &Path) -> Result<bool, Error> {
+pub(crate) fn there_is_any(store: &Store<'_>, from: &Path) -> Result<bool, Error> {
     for path in [&store.path, &from.join(store.network.as_str())] {
         if is_host_locals(path).map_err(|error| Error::io("read", path, error))? {
             return Ok(true);
@@ -415,7 +415,7 @@ mod tests {
     use super::*;
     use crate::{
         config::DataDir,
-        release::release_in,
+        release::{FromHostLocal, release_in},
         testing::{Node, attachment, parse_config},
     };
 
@@ -536,7 +536,8 @@ mod tests {
             ..node.store()
         };
         let data_dir = node.data_dir();
-        let refused = release_in(&store, &data_dir, &attachment("c2")).unwrap_err();
+        let refused =
+            release_in(&store, &data_dir, &attachment("c2"), FromHostLocal::Release).unwrap_err();
         assert!(refused.is_busy(), "{refused}");
         let refused = import(&store, data_dir.import_from()).unwrap_err();
         assert!(refused.is_busy(), "{refused}");
@@ -549,7 +550,13 @@ mod tests {
         let nowhere = node.dir.path().join("nowhere");
         import(&node.store(), Some(&nowhere)).unwrap();
         let data_dir = DataDir::new(node.dir.path().join("data")).with_import_from(&nowhere);
-        release_in(&node.store(), &data_dir, &attachment("c1")).unwrap();
+        release_in(
+            &node.store(),
+            &data_dir,
+            &attachment("c1"),
+            FromHostLocal::Release,
+        )
+        .unwrap();
         assert_eq!(names(node.dir.path()), [""; 0]);
     }
 }

@@ -19,24 +19,37 @@ use crate::{
     },
 };
 
+/// What becomes of leases that were taken over from host-local.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FromHostLocal {
+    /// They end like all others.
+    Release,
+    /// They stay, and the answer says so: the caller has something to do before.
+    Keep,
+}
+
 /// What a release found.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Released {
-    /// The attachment is, or may be, one of the plugins that were here before: host-local
-    /// gave its address.
-    pub from_host_local: bool,
+    /// A lease was kept: host-local gave its address, or may have given it.
+    pub kept: bool,
 }
 
 /// Releases what an attachment has. Nothing there is fine, and nothing is ever made.
-pub fn release(data_dir: &DataDir, attachment: &Attachment) -> Result<Released, Error> {
+pub fn release(
+    data_dir: &DataDir,
+    attachment: &Attachment,
+    old: FromHostLocal,
+) -> Result<Released, Error> {
     let store = Store::new(data_dir, &attachment.network, &Here)?;
-    release_in(&store, data_dir, attachment)
+    release_in(&store, data_dir, attachment, old)
 }
 
 pub(crate) fn release_in(
     store: &Store<'_>,
     data_dir: &DataDir,
     attachment: &Attachment,
+    old: FromHostLocal,
 ) -> Result<Released, Error> {
     let owner = owner_of(attachment);
     let unnamed = Owner {
@@ -45,30 +58,34 @@ pub(crate) fn release_in(
     };
     let release_here = || {
         store.transact(Absent::Leave, |locked| {
-            let mut from_host_local = false;
+            let mut kept = false;
             for owner in [&owner, &unnamed] {
                 for held in locked.held_by(owner)? {
                     let made = held.line.as_ref().map(|line| line.made);
-                    from_host_local |= made == Some(Made::ByImport);
-                    locked.free(&held, Some(owner))?;
+                    if made == Some(Made::ByImport) && old == FromHostLocal::Keep {
+                        kept = true;
+                    } else {
+                        locked.free(&held, Some(owner))?;
+                    }
                 }
             }
-            Ok((locked.is_imported(), Released { from_host_local }))
+            Ok((locked.is_imported(), Released { kept }))
         })
     };
-    match (release_here()?, data_dir.import_from()) {
-        (Some((true, released)), _) => Ok(released),
-        (other, None) => Ok(other.map(|(_, released)| released).unwrap_or_default()),
-        (_, Some(from)) => {
-            // Nothing was taken over yet: the record is where host-local put it. Or it is
-            // here by now, when somebody took it over at the same time.
-            let from_host_local = import::release_there(store, from, attachment)?;
-            if from_host_local {
-                release_here()?;
-            }
-            Ok(Released { from_host_local })
-        }
+    let (is_imported, released) = release_here()?.unwrap_or_default();
+    let Some(from) = data_dir.import_from().filter(|_| !is_imported) else {
+        return Ok(released);
+    };
+    // Nothing was taken over yet: the record is where host-local put it. Or it is here by
+    // now, when somebody took it over at the same time.
+    if old == FromHostLocal::Keep {
+        let kept = import::there_is_any(store, from)?;
+        return Ok(Released { kept });
     }
+    if import::release_there(store, from, attachment)? {
+        release_here()?;
+    }
+    Ok(released)
 }
 
 /// What a GC did.
@@ -218,7 +235,13 @@ mod tests {
         node.del("c2");
         let mut other = attachment("c1");
         other.interface = "eth1".parse().unwrap();
-        release_in(&node.store(), &node.data_dir(), &other).unwrap();
+        release_in(
+            &node.store(),
+            &node.data_dir(),
+            &other,
+            FromHostLocal::Release,
+        )
+        .unwrap();
         assert_eq!(node.taken(), ["10.64.1.2 c1 eth0"]);
         for _ in 0..3 {
             node.del("c1");

@@ -28,10 +28,7 @@ pub fn check(bytes: &[u8]) {
 }
 
 /// Reads the value as a plugin does. The outer error: there is no configuration to read.
-fn read(
-    value: &[u8],
-    unstated: Version,
-) -> Result<Result<Option<AddResult>, DecodeError>, ()> {
+fn read(value: &[u8], unstated: Version) -> Result<Result<Option<AddResult>, DecodeError>, ()> {
     let before = format!(r#"{{"cniVersion":"{unstated}","name":"n","prevResult":"#);
     let text = [before.as_bytes(), value, b"}"].concat();
     let network = NetworkConfig::parse(text).map_err(|_refused| ())?;

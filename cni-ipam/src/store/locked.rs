@@ -109,6 +109,11 @@ impl Locked {
                     address,
                     line: Some(line),
                 }),
+                // In quarantine since its file was cut short: the index remembers the owner.
+                Reading::Line(line) if line.is_quarantined(self.boot) => held.push(Held {
+                    address,
+                    line: None,
+                }),
                 // Another owner with the same hash.
                 Reading::Line(line) if line.is_taken(self.boot) => {}
                 Reading::Line(_) => return Err(Fault::Contradiction),

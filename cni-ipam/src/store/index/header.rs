@@ -153,11 +153,24 @@ pub(super) fn entry_to_bytes(summary: &Summary, part: Part) -> [u8; ENTRY] {
         .chain(summary.longest_free.to_le_bytes())
         .chain(part.slots_at.to_le_bytes())
         .chain(part.birth.to_le_bytes())
-        .chain(u32::to_le_bytes(family));
-    for (to, from) in bytes.iter_mut().zip(encoded) {
-        *to = from;
+        .chain([family])
+        .chain(entry_checksum(summary.id.number, part, family));
+    for (place, byte) in bytes.iter_mut().zip(encoded) {
+        *place = byte;
     }
     bytes
+}
+
+/// Of what never changes in an entry: a damaged one would stand for addresses that nobody
+/// configured.
+fn entry_checksum(number: u128, part: Part, family: u8) -> [u8; 3] {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&number.to_le_bytes());
+    hasher.update(&part.slots_at.to_le_bytes());
+    hasher.update(&part.birth.to_le_bytes());
+    hasher.update(&[family]);
+    let [first, second, third, _] = hasher.finalize().to_le_bytes();
+    [first, second, third]
 }
 
 /// `None` when the entry is nonsense.
@@ -165,10 +178,11 @@ pub(super) fn parse_entry(bytes: &[u8]) -> Option<(Summary, Part)> {
     let (number, rest) = bytes.split_first_chunk()?;
     let (longest_free, rest) = rest.split_first_chunk()?;
     let (slots_at, rest) = rest.split_first_chunk()?;
-    let (birth, family) = rest.split_first_chunk()?;
-    let family = match family {
-        [4, 0, 0, 0] => Family::V4,
-        [6, 0, 0, 0] => Family::V6,
+    let (birth, rest) = rest.split_first_chunk()?;
+    let (code, checksum) = rest.split_first()?;
+    let family = match code {
+        4 => Family::V4,
+        6 => Family::V6,
         _ => return None,
     };
     let id = BlockId {
@@ -184,5 +198,8 @@ pub(super) fn parse_entry(bytes: &[u8]) -> Option<(Summary, Part)> {
         birth: u32::from_le_bytes(*birth),
     };
     let highest = family.highest() >> 8;
-    (id.number <= highest && part.slots_at < u64::MAX / 2).then_some((summary, part))
+    let is_sound = id.number <= highest
+        && part.slots_at < u64::MAX / 2
+        && *checksum == entry_checksum(id.number, part, *code);
+    is_sound.then_some((summary, part))
 }
