@@ -417,7 +417,7 @@ mod tests {
         // The whole document goes in while as much comes out, and on standard error.
         assert_eq!(
             add_with(
-                "cat; head -c 300000 /dev/zero | tr '\\0' '\\n' >&2",
+                "cat; head -c 300000 /dev/zero | tr '\\0' '.' >&2",
                 &config
             ),
             r#"{"cniVersion":"1.1.0"}"#

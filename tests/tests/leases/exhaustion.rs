@@ -45,7 +45,8 @@ fn addresses_of_pods_that_are_gone_come_back_by_themselves() {
     on_host(|host| {
         let (mut pods, taken) = kit::pods(host, &small(), USABLE);
         die(&mut pods, 0);
-        // An ADD may still be about to make its link.
+        // Fifty seconds are not enough: an ADD may still be about to make its link.
+        kit::age(Path::new(STORE), 50);
         refused(host, &small(), &["5 used, 0 of them", "0 quarantined"]);
         kit::age(Path::new(STORE), OLD);
         let (again, addresses) = kit::pods(host, &small(), USABLE);
