@@ -1,6 +1,11 @@
 //! Giving an attachment its addresses: one of each set, all or none.
 
-use std::{hash::Hasher, net::IpAddr};
+use std::{
+    hash::Hasher,
+    net::IpAddr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use cni_protocol::Attachment;
 use ipnet::IpNet;
@@ -21,6 +26,11 @@ use crate::{
         snapshot::Snapshot,
     },
 };
+
+/// How long an ADD that finds no free address goes on to repair, while others do so too: as
+/// long as it takes to know that one of them died over it.
+const REPAIR: Duration = Duration::from_secs(3);
+const POLL: Duration = Duration::from_millis(2);
 
 /// Who leases.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -99,7 +109,7 @@ enum Answer {
 
 pub(crate) fn lease_in(store: &Store<'_>, wish: &Wish<'_>) -> Result<Leased, Error> {
     let mut imported = false;
-    let mut reclaimed = false;
+    let mut exhausted_at = None;
     loop {
         let answer = store.transact(Absent::Create, |locked| {
             if !locked.is_imported() {
@@ -116,11 +126,17 @@ pub(crate) fn lease_in(store: &Store<'_>, wish: &Wish<'_>) -> Result<Leased, Err
                 import::import(store, wish.config.data_dir().import_from())?;
                 imported = true;
             }
-            Some(Answer::Exhausted(_)) if !reclaimed => {
-                reclaimed = true;
-                reclaim::reclaim(store, reclaim::Mode::Real)?;
+            Some(Answer::Exhausted(n)) => {
+                let since = *exhausted_at.get_or_insert_with(Instant::now);
+                let report = reclaim::reclaim(store, reclaim::Mode::Real)?;
+                let hopeless = report.reclaimed.is_empty() && !report.others_at_it;
+                if hopeless || since.elapsed() >= REPAIR {
+                    return Err(wish.exhausted(store, n));
+                }
+                if report.reclaimed.is_empty() {
+                    thread::sleep(POLL);
+                }
             }
-            Some(Answer::Exhausted(n)) => return Err(wish.exhausted(store, n)),
             // `Absent::Create` always has a store.
             None => {}
         }

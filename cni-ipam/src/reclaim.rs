@@ -27,6 +27,9 @@ use crate::{
 /// No ADD takes this long between its lease and its link, in seconds.
 const GRACE: u64 = 60;
 
+/// How long a condemned lease is left to who condemned it, in seconds. He needs milliseconds.
+const PATIENCE: u64 = 1;
+
 /// Whether anything is changed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Mode {
@@ -39,6 +42,8 @@ pub(crate) enum Mode {
 pub(crate) struct Report {
     /// The leases that ended, or would end, as they stood.
     pub(crate) reclaimed: Vec<Line>,
+    /// Others have been condemned by somebody who is about to end them.
+    pub(crate) others_at_it: bool,
 }
 
 /// Whether the end of a lease's owner could be proved from the namespace with this inode.
@@ -61,27 +66,40 @@ pub(crate) fn link_of(line: &Line, network: &str) -> Option<InterfaceName> {
 
 /// Ends the leases whose owners are provably gone.
 pub(crate) fn reclaim(store: &Store<'_>, mode: Mode) -> Result<Report, Error> {
-    let candidates = candidates(store)?;
+    let (candidates, others_at_it) = candidates(store)?;
     if candidates.is_empty() || mode == Mode::DryRun {
         return Ok(Report {
             reclaimed: candidates,
+            others_at_it,
         });
     }
     let condemned = condemn(store, &candidates)?;
+    // Those that do not stand as they were read are somebody else's by now.
+    let others_at_it = others_at_it || condemned.len() < candidates.len();
     let (gone, alive): (Vec<Line>, Vec<Line>) =
         condemned.into_iter().partition(|line| is_gone(store, line));
     acquit(store, &alive)?;
     Ok(Report {
         reclaimed: free_unchanged(store, &gone)?,
+        others_at_it,
     })
 }
 
+/// Whether enough time has passed to look for an owner. What was condemned was old enough
+/// before; it is somebody's who is at work, unless he died over it.
+fn is_due(line: &Line, now: u64) -> bool {
+    match line.state {
+        State::Condemned => line.time > now || now - line.time > PATIENCE,
+        _ => is_old(line, now),
+    }
+}
+
 /// The leases that look abandoned. Most of a full node is alive, and is not touched.
-fn candidates(store: &Store<'_>) -> Result<Vec<Line>, Error> {
+fn candidates(store: &Store<'_>) -> Result<(Vec<Line>, bool), Error> {
     let snapshot =
         Snapshot::read(&store.path, store.boot).map_err(|error| store.failed("read", error))?;
     let Some(snapshot) = snapshot else {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), false));
     };
     let links = |error| Error::Links(Cause::from(error));
     let netns = store.host.netns().map_err(links)?;
@@ -89,11 +107,16 @@ fn candidates(store: &Store<'_>) -> Result<Vec<Line>, Error> {
     let now = now();
     let is_abandoned = |line: &&Line| {
         let link = link_of(line, store.network.as_str());
-        is_old(line, now)
+        is_due(line, now)
             && can_be_proved(line, netns)
             && link.is_some_and(|link| !names.contains(link.as_str()))
     };
-    Ok(snapshot.taken().filter(is_abandoned).cloned().collect())
+    let is_somebodys = |line: &Line| line.state == State::Condemned && !is_due(line, now);
+    let others_at_it = snapshot.taken().any(is_somebodys);
+    Ok((
+        snapshot.taken().filter(is_abandoned).cloned().collect(),
+        others_at_it,
+    ))
 }
 
 /// Condemns those leases that still stand as they were read. Each condemnation has a number
@@ -105,6 +128,7 @@ fn condemn(store: &Store<'_>, candidates: &[Line]) -> Result<Vec<Line>, Error> {
             if still_stands(locked, line)? {
                 let line = Line {
                     state: State::Condemned,
+                    time: now(),
                     sequence: locked.next_sequence()?,
                     ..line.clone()
                 };
@@ -134,6 +158,7 @@ fn acquit(store: &Store<'_>, alive: &[Line]) -> Result<(), Error> {
                 let sequence = locked.next_sequence()?;
                 locked.rewrite(Line {
                     state: State::Active,
+                    time: now(),
                     sequence,
                     ..line.clone()
                 })?;
@@ -246,7 +271,7 @@ mod tests {
         node.age(OLD);
         node.remove_link("c4");
         let store = node.store();
-        let condemned = condemn(&store, &candidates(&store).unwrap()).unwrap();
+        let condemned = condemn(&store, &candidates(&store).unwrap().0).unwrap();
         assert_eq!(condemned.len(), 1);
         assert!(is_gone(&store, &condemned[0]));
 
@@ -275,11 +300,11 @@ mod tests {
         node.age(OLD);
         node.remove_link("c4");
         let store = node.store();
-        let first = condemn(&store, &candidates(&store).unwrap()).unwrap();
+        let first = condemn(&store, &candidates(&store).unwrap().0).unwrap();
         // The ADD confirms, and somebody else condemns it again.
         confirm_in(&store, &attachment("c4"), &leased.leases).unwrap();
         node.age(OLD);
-        let second = condemn(&store, &candidates(&store).unwrap()).unwrap();
+        let second = condemn(&store, &candidates(&store).unwrap().0).unwrap();
         assert_eq!(second.len(), 1);
 
         assert_eq!(free_unchanged(&store, &first).unwrap(), []);
@@ -292,8 +317,11 @@ mod tests {
         let node = full();
         node.remove_link("c4");
         let store = node.store();
-        condemn(&store, &candidates(&store).unwrap()).unwrap();
+        condemn(&store, &candidates(&store).unwrap().0).unwrap();
         assert_eq!(node.taken().len(), 5, "a condemned lease is taken");
+        let early = reclaim(&store, Mode::Real).unwrap();
+        assert_eq!((early.reclaimed.len(), early.others_at_it), (0, true));
+        node.age(PATIENCE + 1);
         assert_eq!(reclaim(&store, Mode::Real).unwrap().reclaimed.len(), 1);
     }
 
@@ -302,7 +330,7 @@ mod tests {
         let node = full();
         node.remove_link("c4");
         let store = node.store();
-        let condemned = condemn(&store, &candidates(&store).unwrap()).unwrap();
+        let condemned = condemn(&store, &candidates(&store).unwrap().0).unwrap();
         node.del("c4");
         assert_eq!(node.add("next"), "10.64.1.4");
         assert_eq!(free_unchanged(&store, &condemned).unwrap(), []);

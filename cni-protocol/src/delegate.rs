@@ -416,10 +416,7 @@ mod tests {
         assert_eq!(add_with("echo '{}'", &config), r#"{"cniVersion":"1.1.0"}"#);
         // The whole document goes in while as much comes out, and on standard error.
         assert_eq!(
-            add_with(
-                "cat; head -c 300000 /dev/zero | tr '\\0' '.' >&2",
-                &config
-            ),
+            add_with("cat; head -c 300000 /dev/zero | tr '\\0' '.' >&2", &config),
             r#"{"cniVersion":"1.1.0"}"#
         );
     }

@@ -66,9 +66,7 @@ fn delete(host: &Host, pods: &mut [Container]) {
 }
 
 /// Pods have their traffic: among themselves as they are, to the outside as the node.
-fn have_traffic(world: &World, host: &Host, pods: &[Container]) {
-    let _outside = Echo::start(&world.outside, "203.0.113.10:7");
-    let _node = Echo::start(&host.netns, "10.64.1.1:7");
+fn have_traffic(pods: &[Container]) {
     for pod in pods {
         let seen = packet::ask(&pod.netns, "203.0.113.10:7").expect("the outside");
         assert_eq!(seen.to_string(), NODE, "{}", pod.id);
@@ -80,12 +78,14 @@ fn have_traffic(world: &World, host: &Host, pods: &[Container]) {
 fn moves_over(host: &Host, backend: &str) {
     let world = World::around(host);
     let (mut old_pods, old_addresses) = kit::pods(host, &old(backend), PODS);
+    let _outside = Echo::start(&world.outside, "203.0.113.10:7");
+    let _node = Echo::start(&host.netns, "10.64.1.1:7");
     assert_ne!(
         left_of(host, &old_pods),
         "",
         "the Go plugins have rules for their pods"
     );
-    have_traffic(&world, host, &old_pods[..2]);
+    have_traffic(&old_pods[..2]);
 
     let (new_pods, new_addresses) = kit::pods(host, &new(), PODS - 1);
     let (last, result) = host.pod(&new());
@@ -94,15 +94,15 @@ fn moves_over(host: &Host, backend: &str) {
     assert!(old_addresses.is_disjoint(&new_addresses));
     let live = old_pods.iter().chain(&new_pods).flat_map(kit::in_kernel);
     assert_eq!(live.collect::<BTreeSet<IpAddr>>().len(), 2 * PODS);
-    have_traffic(&world, host, &new_pods[..2]);
-    have_traffic(&world, host, &old_pods[..2]);
+    have_traffic(&new_pods[..2]);
+    have_traffic(&old_pods[..2]);
 
     delete(host, &mut old_pods);
     assert_eq!(left_of(host, &old_pods), "");
     kit::wait_for_links(PODS);
     let leases = host.state().only(&["lease /run/cni-ipam/"]);
     assert_eq!(leases.text().lines().count(), PODS, "{leases:?}");
-    have_traffic(&world, host, &new_pods);
+    have_traffic(&new_pods);
     kit::assert_healthy();
 
     // What they had can be had again.

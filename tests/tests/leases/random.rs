@@ -50,8 +50,8 @@ struct Crowd {
 #[ignore = "needs namespaces: run scripts/test"]
 fn random_kills_neither_leak_nor_lose_a_lease() {
     on_host(|host| {
-        // Few enough addresses that they are soon used again.
-        let ipam = json!({ "rangeStart": "10.64.1.10", "rangeEnd": "10.64.1.49" });
+        // Fewer addresses than pods: what is freed is used again at once.
+        let ipam = json!({ "rangeStart": "10.64.1.10", "rangeEnd": "10.64.1.25" });
         let conf = kit::network(&ipam);
         let (_neighbour, _) = host.pod(&conf);
         let before = host.state();
@@ -134,6 +134,10 @@ fn add(crowd: &Crowd, slot: &mut Slot, random: &mut Random) {
     slot.del = slot.del.clone().env("CNI_CONTAINERID", &id);
     slot.dirty = true;
     if let Some(answer) = call(crowd, &slot.add, random) {
+        if answer.status != 0 {
+            answer.refused(11, "no IP addresses available in range set");
+            return;
+        }
         let address = kit::address(&answer.result());
         assert_eq!(kit::in_kernel(&slot.pod), [address], "{id}");
         crowd.added.fetch_add(1, Ordering::Relaxed);
