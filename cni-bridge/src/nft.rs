@@ -9,12 +9,13 @@ pub(crate) mod spoof;
 
 use std::io;
 
-use netlink_packet_core::DefaultNla;
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE};
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterProtoFamily,
     nftables::{
-        Cmp, DataAttribute, Expressions, GenMessage, Lookup, Meta, MetaKey, NfTablesMessage,
-        Operator, Payload, Register, RuleAttribute, RuleMessage,
+        ChainAttribute, ChainMessage, Cmp, DataAttribute, Expressions, GenMessage, Hook,
+        HookNumber, Lookup, Meta, MetaKey, NfTablesMessage, Operator, Payload, Register,
+        RuleAttribute, RuleMessage, TableAttribute, TableMessage,
     },
     none::ControlMessage,
 };
@@ -210,6 +211,18 @@ fn envelope(family: NetfilterProtoFamily, message: NfTablesMessage) -> Netfilter
     NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message)
 }
 
+/// A chain that the kernel calls by itself, in our table of its family.
+struct BaseChain {
+    family: NetfilterProtoFamily,
+    /// What nft calls the family.
+    family_name: &'static str,
+    name: &'static str,
+    /// `nat` or `filter`.
+    kind: &'static str,
+    hook: HookNumber,
+    priority: i32,
+}
+
 /// A transaction as it grows.
 #[derive(Debug)]
 struct Batch {
@@ -250,6 +263,39 @@ impl Batch {
             answer: Answer::Nothing,
             operation: "commit the nftables transaction".to_owned(),
         });
+    }
+
+    /// Our table and a chain in it; both may be there.
+    fn base_chain(&mut self, chain: &BaseChain) {
+        let message = TableMessage {
+            attributes: vec![TableAttribute::Name(TABLE.to_owned())],
+        };
+        let operation = format!("create nftables table {} {TABLE}", chain.family_name);
+        self.push(
+            operation,
+            NLM_F_CREATE,
+            envelope(chain.family, NfTablesMessage::NewTable(message)),
+        );
+        let message = ChainMessage {
+            attributes: vec![
+                ChainAttribute::Table(TABLE.to_owned()),
+                ChainAttribute::Name(chain.name.to_owned()),
+                ChainAttribute::Type(chain.kind.to_owned()),
+                ChainAttribute::Hook(vec![
+                    Hook::Number(chain.hook),
+                    Hook::Priority(chain.priority.cast_unsigned()),
+                ]),
+            ],
+        };
+        let operation = format!(
+            "create nftables chain {} of type {}",
+            chain.name, chain.kind
+        );
+        self.push(
+            operation,
+            NLM_F_CREATE,
+            envelope(chain.family, NfTablesMessage::NewChain(message)),
+        );
     }
 
     fn push(&mut self, operation: String, flags: u16, message: NetfilterMessage) {

@@ -7,14 +7,13 @@ use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE};
 use netlink_packet_netfilter::{
     NetfilterProtoFamily,
     nftables::{
-        ChainAttribute, ChainMessage, DataAttribute, Expressions, Hook, InetHookNumber,
-        ListAttribute, MetaKey, NfTablesMessage, Operator, Register, RuleAttribute, RuleMessage,
-        SetAttribute, SetElementAttribute, SetElementFlags, SetElementList, SetElementMessage,
-        SetFlags, SetMessage, TableAttribute, TableMessage,
+        DataAttribute, Expressions, InetHookNumber, ListAttribute, MetaKey, NfTablesMessage,
+        Operator, Register, RuleAttribute, RuleMessage, SetAttribute, SetElementAttribute,
+        SetElementFlags, SetElementList, SetElementMessage, SetFlags, SetMessage,
     },
 };
 
-use super::{Batch, LOOKUP_INVERTED, MAX_COMMENT, Nft, TABLE};
+use super::{BaseChain, Batch, LOOKUP_INVERTED, MAX_COMMENT, Nft, TABLE};
 use crate::{
     masquerade::{Family, Interval, Rule, Tag},
     netlink::Error,
@@ -23,7 +22,7 @@ use crate::{
 const FAMILY: NetfilterProtoFamily = NetfilterProtoFamily::Inet;
 const CHAIN: &str = "postrouting";
 /// `NF_IP_PRI_NAT_SRC`, what nft calls `srcnat`.
-const PRIORITY: u32 = 100;
+const PRIORITY: i32 = 100;
 /// nft's own numbers of its types, so that it can print the sets (`enum datatypes`).
 const TYPE_IPV4: u32 = 7;
 const TYPE_IPV6: u32 = 8;
@@ -71,7 +70,14 @@ pub(crate) fn update(nft: &mut Nft, decide: impl Fn(&[Installed]) -> Change) -> 
     nft.transact(|nft, batch| {
         let (remove, add) = decide(&installed(nft)?);
         if !add.is_empty() {
-            batch.table_and_chain();
+            batch.base_chain(&BaseChain {
+                family: FAMILY,
+                family_name: "inet",
+                name: CHAIN,
+                kind: "nat",
+                hook: InetHookNumber::PostRouting.into(),
+                priority: PRIORITY,
+            });
         }
         for rule in remove {
             batch.remove(rule);
@@ -94,33 +100,6 @@ fn comment(rule: &Rule) -> String {
 impl Batch {
     fn masquerade(&mut self, operation: String, flags: u16, message: NfTablesMessage) {
         self.push(operation, flags, super::envelope(FAMILY, message));
-    }
-
-    fn table_and_chain(&mut self) {
-        let table = TableMessage {
-            attributes: vec![TableAttribute::Name(TABLE.to_owned())],
-        };
-        self.masquerade(
-            format!("create nftables table inet {TABLE}"),
-            NLM_F_CREATE,
-            NfTablesMessage::NewTable(table),
-        );
-        let chain = ChainMessage {
-            attributes: vec![
-                ChainAttribute::Table(TABLE.to_owned()),
-                ChainAttribute::Name(CHAIN.to_owned()),
-                ChainAttribute::Type("nat".to_owned()),
-                ChainAttribute::Hook(vec![
-                    Hook::Number(InetHookNumber::PostRouting.into()),
-                    Hook::Priority(PRIORITY),
-                ]),
-            ],
-        };
-        self.masquerade(
-            format!("create nftables chain {CHAIN} of type nat"),
-            NLM_F_CREATE,
-            NfTablesMessage::NewChain(chain),
-        );
     }
 
     fn remove(&mut self, rule: Installed) {

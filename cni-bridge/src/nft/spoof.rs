@@ -5,14 +5,13 @@ use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 use netlink_packet_netfilter::{
     NetfilterProtoFamily,
     nftables::{
-        ChainAttribute, ChainMessage, DataAttribute, Expressions, Hook, HookNumber, Immediate,
-        ListAttribute, MetaKey, NfTablesMessage, Register, RuleAttribute, RuleMessage,
-        SetAttribute, SetElementAttribute, SetElementList, SetElementMessage, SetMessage,
-        TableAttribute, TableMessage, Verdict, VerdictAttribute,
+        DataAttribute, Expressions, HookNumber, Immediate, ListAttribute, MetaKey, NfTablesMessage,
+        Register, RuleAttribute, RuleMessage, SetAttribute, SetElementAttribute, SetElementList,
+        SetElementMessage, SetMessage, Verdict, VerdictAttribute,
     },
 };
 
-use super::{Batch, LOOKUP_INVERTED, Nft, TABLE};
+use super::{BaseChain, Batch, LOOKUP_INVERTED, Nft, TABLE};
 use crate::{
     mac::Mac,
     netlink::{Attributes, Error, text_of},
@@ -155,27 +154,14 @@ impl Batch {
 
     /// Table, chain and sets; each may be there.
     fn guarded(&mut self) {
-        let table = TableMessage {
-            attributes: vec![TableAttribute::Name(TABLE.to_owned())],
-        };
-        self.spoof(
-            format!("create nftables table bridge {TABLE}"),
-            NLM_F_CREATE,
-            NfTablesMessage::NewTable(table),
-        );
-        let chain = ChainMessage {
-            attributes: vec![
-                ChainAttribute::Table(TABLE.to_owned()),
-                ChainAttribute::Name(CHAIN.to_owned()),
-                ChainAttribute::Type("filter".to_owned()),
-                ChainAttribute::Hook(vec![
-                    Hook::Number(HookNumber::Other(HOOK)),
-                    Hook::Priority(PRIORITY.cast_unsigned()),
-                ]),
-            ],
-        };
-        let operation = format!("create nftables chain {CHAIN} for bridges");
-        self.spoof(operation, NLM_F_CREATE, NfTablesMessage::NewChain(chain));
+        self.base_chain(&BaseChain {
+            family: FAMILY,
+            family_name: "bridge",
+            name: CHAIN,
+            kind: "filter",
+            hook: HookNumber::Other(HOOK),
+            priority: PRIORITY,
+        });
         for (set, key_type, length, id) in [
             (PORTS, TYPE_IFNAME, NAME, 1),
             (SENDERS, TYPE_SENDER, NAME + ETHER, 2),

@@ -102,6 +102,35 @@ fn those_who_repair_at_once_get_different_addresses() {
     });
 }
 
+/// An ADD that finds the range full is killed after each system call that changes something:
+/// the one address there is can be had by the next, whoever condemned it.
+#[test]
+#[ignore = "needs namespaces: run scripts/test"]
+fn a_repair_that_is_killed_is_done_by_the_next() {
+    on_host(|host| {
+        let conf = kit::network(&json!({ "subnet": "10.64.1.0/30" }));
+        let (mut pod, _) = host.pod(&conf);
+        for nth in 1..100 {
+            die(std::slice::from_mut(&mut pod), 0);
+            kit::age(Path::new(STORE), OLD);
+            let dead = host.container();
+            let killed = host.request_for("ADD", &conf, &dead).killed_after(nth);
+            host.del(&conf, &dead).done();
+            kit::age(Path::new(STORE), OLD);
+            println!("killed after call {nth}");
+            let (next, result) = host.pod(&conf);
+            assert_eq!(kit::in_kernel(&next), [kit::address(&result)]);
+            kit::assert_healthy();
+            if !killed {
+                assert!(nth > 15, "ADD makes only {nth} system calls");
+                return;
+            }
+            pod = next;
+        }
+        panic!("an ADD makes more than 100 system calls that change something");
+    });
+}
+
 #[test]
 #[ignore = "needs namespaces: run scripts/test"]
 fn leases_of_other_plugins_and_namespaces_are_nobodys_to_end() {

@@ -196,7 +196,10 @@ fn checksum(line: &[u8]) -> String {
 pub(crate) fn age(store: &Path, seconds: u64) {
     for block in blocks(store) {
         let mut bytes = fs::read(&block).unwrap();
-        for line in bytes.chunks_mut(LINE).filter(|line| line[0] == b'A') {
+        for line in bytes
+            .chunks_mut(LINE)
+            .filter(|line| b"AC".contains(&line[0]))
+        {
             let column = TIME.0..TIME.0 + TIME.1;
             let text = str::from_utf8(&line[column.clone()]).unwrap().trim_end();
             let older = text.parse::<u64>().unwrap() - seconds;
