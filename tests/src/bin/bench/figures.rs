@@ -189,15 +189,18 @@ pub(crate) fn percentile(mut values: Vec<f64>, percent: usize) -> f64 {
 }
 
 fn spread(rounds: &[Vec<&Call>]) -> String {
-    let values = walls(&rounds.concat());
-    let [low, middle, high] = [10, 50, 90].map(|percent| percentile(values.clone(), percent));
+    spread_of(&walls(&rounds.concat()))
+}
+
+pub(crate) fn spread_of(values: &[f64]) -> String {
+    let [low, middle, high] = [10, 50, 90].map(|percent| percentile(values.to_vec(), percent));
     if values.is_empty() {
         return String::new();
     }
     format!("{middle:.2} ({low:.2}-{high:.2})")
 }
 
-fn spread_of_rounds(values: &[f64]) -> String {
+pub(crate) fn spread_of_rounds(values: &[f64]) -> String {
     let [low, middle, high] = [0, 50, 100].map(|percent| percentile(values.to_vec(), percent));
     if middle.is_nan() {
         return String::new();

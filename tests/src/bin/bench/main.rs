@@ -1,5 +1,6 @@
 //! Measures `cni-bridge` against the Go `bridge` + `host-local`, side by side: whole
-//! processes, called as a runtime calls them. `scripts/bench` starts it, in namespaces.
+//! processes, called as a runtime calls them; and the store of leases against host-local's.
+//! `scripts/bench` starts it, in namespaces.
 //!
 //! The contenders take turns in short rounds, so that what else the machine does hits all
 //! of them alike. Trust the ratios rather than the milliseconds.
@@ -9,11 +10,12 @@ mod figures;
 mod floor;
 mod once;
 mod stage;
+mod store;
 
 use std::{
     error::Error,
     io::{self, Write},
-    path::PathBuf,
+    path::Path,
     process::ExitCode,
     thread,
     time::Duration,
@@ -27,7 +29,8 @@ use crate::{
 
 type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
-const USAGE: &str = "usage: bench OURS_DIR GO_DIR [--quick]";
+const USAGE: &str =
+    "usage: bench OURS_DIR GO_DIR DISK_DIR [--store] [--quick]; DISK_DIR: \"\" if there is none";
 
 const NOTHING: &str = "DEL of nothing";
 const EMPTY: &str = "an empty program";
@@ -68,8 +71,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
         [once::PEAK_MEMORY, file, program] => once::report_peak_memory(file, program),
-        [ours, go] => bench(&FULL, ours, go),
-        [ours, go, "--quick"] => bench(&QUICK, ours, go),
+        [ours, go, disk, options @ ..] => measure([ours, go, disk].map(Path::new), options),
         _ => Err(USAGE.into()),
     };
     match outcome {
@@ -79,6 +81,22 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn measure([ours, go, disk]: [&Path; 3], options: &[&str]) -> Outcome {
+    if let Some(option) = options.iter().find(|o| !["--store", "--quick"].contains(o)) {
+        return Err(format!("unknown option {option}; {USAGE}").into());
+    }
+    let (pods, leases) = if options.contains(&"--quick") {
+        (&QUICK, &store::QUICK)
+    } else {
+        (&FULL, &store::FULL)
+    };
+    if !options.contains(&"--store") {
+        bench(pods, ours, go)?;
+    }
+    let disk = Some(disk).filter(|disk| !disk.as_os_str().is_empty());
+    store::bench(leases, ours, go, disk)
 }
 
 /// Prints a line of the report.
@@ -91,8 +109,7 @@ fn progress(what: &str) {
     writeln!(io::stderr(), "bench: {what} ...").ok();
 }
 
-fn bench(plan: &Plan, ours: &str, go: &str) -> Outcome {
-    let (ours, go) = (PathBuf::from(ours), PathBuf::from(go));
+fn bench(plan: &Plan, ours: &Path, go: &Path) -> Outcome {
     let most = plan
         .callers
         .iter()
@@ -100,7 +117,7 @@ fn bench(plan: &Plan, ours: &str, go: &str) -> Outcome {
         .max()
         .unwrap_or(1)
         .max(plan.calls);
-    let mut stage = Stage::new(&ours, &go, most)?;
+    let mut stage = Stage::new(ours, go, most)?;
     introduce(plan, &stage)?;
 
     let mut table = Table::default();

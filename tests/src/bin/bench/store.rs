@@ -3,12 +3,7 @@
 
 mod filled;
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt::Write, path::Path};
 
 use tempfile::TempDir;
 
@@ -17,13 +12,17 @@ use crate::{
     figures::{percentile, spread_of, spread_of_rounds},
     progress, say,
 };
-use filled::{Contender, Filled, InProcess, copy, settle};
+use filled::{Filled, InProcess, copy, settle};
 
 /// Leases in the store. The ratios are to the first.
-const LEVELS: [usize; 4] = [0, 250, 1000, 65_000];
+const LEVELS: [usize; 4] = [EMPTY, 250, 1000, LARGE];
+const EMPTY: usize = 0;
 /// From here on, host-local takes long.
 const LARGE: usize = 65_000;
 
+const PLUGINS: [&str; 2] = ["cni-ipam", "host-local"];
+/// How the table names what the library does in this process.
+const LIBRARY: &str = "library";
 const OPERATIONS: [&str; 2] = ["lease", "release"];
 const COMMANDS: [&str; 2] = ["ADD", "DEL"];
 
@@ -54,8 +53,8 @@ struct Place {
     dir: TempDir,
 }
 
-/// What is measured: the place, the leases in the store, and what is done.
-type Key = (&'static str, usize, String);
+/// What is measured: the place, the leases in the store, who does what.
+type Key = (&'static str, usize, &'static str, &'static str);
 
 /// For each of them, the rounds, and the values of each.
 type Samples = BTreeMap<Key, Vec<Vec<f64>>>;
@@ -81,16 +80,8 @@ pub(crate) fn bench(plan: &Plan, ours: &Path, go: &Path, disk: Option<&Path>) ->
     }
     let samples = in_process(plan, &places)?;
     say(&operations_table(&places, &samples))?;
-    let contenders = [
-        contender("cni-ipam", ours.join("cni-ipam")),
-        contender("host-local", go.join("host-local")),
-    ];
-    let samples = processes(plan, &places, &contenders)?;
-    say(&commands_table(&places, &samples, &contenders))
-}
-
-fn contender(name: &'static str, executable: PathBuf) -> Contender {
-    Contender { name, executable }
+    let samples = processes(plan, &places, ours, go)?;
+    say(&processes_table(&places, &samples))
 }
 
 /// Times of the library's functions, in microseconds. It leaves the stores filled.
@@ -112,10 +103,7 @@ fn in_process(plan: &Plan, places: &[Place]) -> Outcome<Samples> {
     }
     progress("lease and release");
     let mut samples = Samples::new();
-    for round in 0..plan.rounds {
-        // The first of them another one each time.
-        let shift = round % stores.len();
-        stores.rotate_left(shift);
+    for _ in 0..plan.rounds {
         for (place, store) in &mut stores {
             let mut times = [const { Vec::new() }; 2];
             for _ in 0..plan.calls {
@@ -124,11 +112,12 @@ fn in_process(plan: &Plan, places: &[Place]) -> Outcome<Samples> {
                 }
             }
             for (operation, times) in OPERATIONS.into_iter().zip(times) {
-                let key = (place.name, store.leases, operation.to_owned());
+                let key = (place.name, store.leases, LIBRARY, operation);
                 samples.entry(key).or_default().push(times);
             }
         }
-        stores.rotate_right(shift);
+        // Another one is the first in the next round.
+        stores.rotate_left(1);
     }
     Ok(samples)
 }
@@ -148,12 +137,12 @@ fn operations_table(places: &[Place], samples: &Samples) -> String {
         for leases in LEVELS {
             write!(text, "{:<6}{leases:>7}", place.name).ok();
             for operation in OPERATIONS {
-                let rounds = |leases| rounds_of(samples, (place.name, leases, operation));
-                let ratios = ratios(rounds(leases), rounds(LEVELS[0]));
-                if leases != LEVELS[0] {
+                let of = |leases| rounds(samples, (place.name, leases, LIBRARY, operation));
+                let ratios = ratios(of(leases), of(EMPTY));
+                if leases != EMPTY {
                     largest = largest.max(percentile(ratios.clone(), 50));
                 }
-                let times = spread_of(&rounds(leases).concat());
+                let times = spread_of(&of(leases).concat());
                 write!(text, "{times:>25}{:>17}", spread_of_rounds(&ratios)).ok();
             }
             text.push('\n');
@@ -165,37 +154,81 @@ fn operations_table(places: &[Place], samples: &Samples) -> String {
 }
 
 /// Times of whole processes, in milliseconds.
-fn processes(plan: &Plan, places: &[Place], contenders: &[Contender; 2]) -> Outcome<Samples> {
+fn processes(plan: &Plan, places: &[Place], ours: &Path, go: &Path) -> Outcome<Samples> {
     let mut stores = Vec::new();
     for place in places {
         progress(&format!("records of host-local: {}", place.name));
         for leases in LEVELS {
-            let pair = contenders
-                .each_ref()
-                .map(|contender| Filled::new(contender.name, place.dir.path(), leases));
-            let [_, host_local] = &pair;
+            let dir = place.dir.path();
+            let host_local = Filled::new(PLUGINS[1], go, dir, leases);
             host_local.fill_as_host_local()?;
-            stores.push((place, pair));
+            stores.push((
+                place,
+                [Filled::new(PLUGINS[0], ours, dir, leases), host_local],
+            ));
         }
         settle(place.dir.path())?;
     }
+    progress("ADD and DEL");
     let mut samples = Samples::new();
     for round in 0..plan.rounds {
-        progress(&format!("ADD and DEL, round {} of {}", round + 1, plan.rounds));
         for (place, pair) in &mut stores {
-            for (store, contender) in in_turn(pair, round).into_iter().zip(in_turn(contenders, round)) {
+            for store in pair.iter_mut() {
                 if store.leases == LARGE && round % plan.large_every != 0 {
                     continue;
                 }
-                let id = store.next_container();
-                for command in COMMANDS {
-                    let time = store.call(contender, command, &id)?.wall();
-                    let key = (place.name, store.leases, key_of(contender, command));
+                for (command, time) in COMMANDS.into_iter().zip(store.add_and_del()?) {
+                    let key = (place.name, store.leases, store.plugin, command);
                     let milliseconds = time.as_secs_f64() * 1e3;
                     samples.entry(key).or_default().push(vec![milliseconds]);
                 }
             }
+            // The other one is the first in the next round.
+            pair.rotate_left(1);
         }
     }
     Ok(samples)
+}
+
+fn processes_table(places: &[Place], samples: &Samples) -> String {
+    let mut text = String::from(
+        "\nwhole processes: milliseconds, median (p10-p90); on a disk cni-ipam syncs a lease, host-local does not\n",
+    );
+    write!(text, "{:<6}{:>7}", "", "leases").ok();
+    for command in COMMANDS {
+        for plugin in PLUGINS {
+            write!(text, "{:>25}", format!("{plugin} {command}")).ok();
+        }
+        write!(text, "{:>23}", "times better").ok();
+    }
+    text.push('\n');
+    for place in places {
+        for leases in LEVELS {
+            write!(text, "{:<6}{leases:>7}", place.name).ok();
+            for command in COMMANDS {
+                let sides =
+                    PLUGINS.map(|plugin| rounds(samples, (place.name, leases, plugin, command)));
+                for side in &sides {
+                    write!(text, "{:>25}", spread_of(&side.concat())).ok();
+                }
+                let [ours, theirs] = sides;
+                write!(text, "{:>23}", spread_of_rounds(&ratios(theirs, ours))).ok();
+            }
+            text.push('\n');
+        }
+    }
+    text
+}
+
+fn rounds(samples: &Samples, key: Key) -> &[Vec<f64>] {
+    samples.get(&key).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// How many times longer the first takes, round by round.
+fn ratios(long: &[Vec<f64>], short: &[Vec<f64>]) -> Vec<f64> {
+    let median = |round: &Vec<f64>| percentile(round.clone(), 50);
+    let pairs = long.iter().zip(short);
+    pairs
+        .map(|(long, short)| median(long) / median(short))
+        .collect()
 }

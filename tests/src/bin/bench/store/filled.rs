@@ -14,91 +14,87 @@ use cni_protocol::{Args, Attachment, NetworkConfig};
 use nix::unistd::syncfs;
 use serde_json::{Value, json};
 
-use crate::{
-    Outcome,
-    call::{Call, run},
-};
+use crate::{Outcome, call::run};
 
 /// Room for all leases, and for those that come and go.
 const SUBNET: &str = "10.64.0.0/16";
-/// What comes before the first address that is given: those of the network and the gateway.
-const FIRST: u32 = 0x0a40_0002;
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 64, 0, 1);
 
-/// The directories of the stores of a contender, one for each number of leases, all in one.
-#[derive(Clone, Debug)]
-pub(super) struct Contender {
-    pub(super) name: &'static str,
-    pub(super) executable: PathBuf,
-}
-
-/// The store of one network.
+/// The store of one network, and the plugin that is called for it.
 #[derive(Debug)]
 pub(super) struct Filled {
+    pub(super) plugin: &'static str,
     pub(super) leases: usize,
+    executable: PathBuf,
     config: Value,
     dir: PathBuf,
-    /// The next container.
-    next: usize,
+    /// The container of the last ADD.
+    last: usize,
 }
 
-/// A store of ours, called in this process.
+/// A store of cni-ipam, used by this process itself.
 #[derive(Debug)]
 pub(super) struct InProcess {
     pub(super) leases: usize,
     network: NetworkConfig,
     config: Config,
-    next: usize,
+    /// The container of the last lease.
+    last: usize,
 }
 
 fn container_id(number: usize) -> String {
     format!("{number:064x}")
 }
 
+/// Each number of leases has a network, and so a store, of its own.
 fn network_name(leases: usize) -> String {
     format!("pods-{leases}")
 }
 
+fn config(plugin: &str, place: &Path, leases: usize) -> Value {
+    json!({
+        "cniVersion": "1.0.0", "name": network_name(leases), "type": "cni-bridge",
+        "ipam": { "type": plugin, "subnet": SUBNET, "dataDir": place.join(plugin),
+                  "importFrom": "none" }
+    })
+}
+
 impl Filled {
-    /// `ipam`: the type of the plugin, which is the name of its directory too.
-    pub(super) fn new(ipam: &str, place: &Path, leases: usize) -> Self {
-        let dir = place.join(ipam);
-        let config = json!({
-            "cniVersion": "1.0.0", "name": network_name(leases), "type": "cni-bridge",
-            "ipam": { "type": ipam, "subnet": SUBNET, "dataDir": dir }
-        });
+    /// `plugin`: also the name of the directory of its stores.
+    pub(super) fn new(plugin: &'static str, from: &Path, place: &Path, leases: usize) -> Self {
         Self {
+            plugin,
             leases,
-            config,
-            dir: dir.join(network_name(leases)),
-            // Others than those that are there, and than those leased in this process.
-            next: 2_000_000,
+            executable: from.join(plugin),
+            config: config(plugin, place, leases),
+            dir: place.join(plugin).join(network_name(leases)),
+            // Others than those that are there, and than those leased by this process.
+            last: 2_000_000,
         }
     }
 
     /// The files of host-local, as it would have left them.
     pub(super) fn fill_as_host_local(&self) -> Outcome {
         fs::create_dir_all(&self.dir)?;
-        let mut last = Ipv4Addr::from_bits(FIRST - 1);
-        for number in 0..u32::try_from(self.leases)? {
-            last = Ipv4Addr::from_bits(FIRST + number);
-            let id = container_id(usize::try_from(number)?);
-            fs::write(self.dir.join(last.to_string()), format!("{id}\r\neth0"))?;
+        let mut last = GATEWAY;
+        for number in 0..self.leases {
+            last = Ipv4Addr::from_bits(last.to_bits() + 1);
+            let record = format!("{}\r\neth0", container_id(number));
+            fs::write(self.dir.join(last.to_string()), record)?;
         }
-        Ok(fs::write(
-            self.dir.join("last_reserved_ip.0"),
-            last.to_string(),
-        )?)
+        fs::write(self.dir.join("last_reserved_ip.0"), last.to_string())?;
+        Ok(())
     }
 
-    /// The container whose ADD and DEL come next.
-    pub(super) fn next_container(&mut self) -> String {
-        self.next += 1;
-        container_id(self.next)
+    /// ADD and DEL of one more container, as a main plugin calls its IPAM plugin.
+    pub(super) fn add_and_del(&mut self) -> Outcome<[Duration; 2]> {
+        self.last += 1;
+        let id = container_id(self.last);
+        Ok([self.call("ADD", &id)?, self.call("DEL", &id)?])
     }
 
-    /// As a main plugin calls its IPAM plugin.
-    pub(super) fn call(&self, by: &Contender, command: &str, id: &str) -> Outcome<Call> {
-        let mut plugin = Command::new(&by.executable);
+    fn call(&self, command: &str, id: &str) -> Outcome<Duration> {
+        let mut plugin = Command::new(&self.executable);
         plugin
             .env_clear()
             .env("CNI_COMMAND", command)
@@ -106,21 +102,22 @@ impl Filled {
             .env("CNI_NETNS", "/run/netns/pod")
             .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", "/");
-        let what = format!("{}: {command} at {} leases", by.name, self.leases);
-        run(&what, &mut plugin, &serde_json::to_vec(&self.config)?)?.successful()
+        let what = format!("{}: {command} at {} leases", self.plugin, self.leases);
+        let call = run(&what, &mut plugin, &serde_json::to_vec(&self.config)?)?;
+        Ok(call.successful()?.wall())
     }
 }
 
 impl InProcess {
     pub(super) fn new(place: &Path, leases: usize) -> Outcome<Self> {
-        let filled = Filled::new("cni-ipam", place, leases);
-        let network = NetworkConfig::parse(serde_json::to_vec(&filled.config)?)?;
+        let config = config("cni-ipam", place, leases);
+        let network = NetworkConfig::parse(serde_json::to_vec(&config)?)?;
         let config = Config::parse(&network, &Args::default())?;
         Ok(Self {
             leases,
             network,
             config,
-            next: 1_000_000,
+            last: 1_000_000,
         })
     }
 
@@ -133,16 +130,12 @@ impl InProcess {
 
     /// Times of a lease and of its release, with what opens, locks and closes the store.
     pub(super) fn lease_and_release(&mut self) -> Outcome<[Duration; 2]> {
-        self.next += 1;
-        let attachment = self.attachment(self.next)?;
+        self.last += 1;
+        let attachment = self.attachment(self.last)?;
         let started = Instant::now();
         self.lease(&attachment)?;
         let leased = Instant::now();
-        cni_ipam::release(
-            self.config.data_dir(),
-            &attachment,
-            FromHostLocal::Release,
-        )?;
+        cni_ipam::release(self.config.data_dir(), &attachment, FromHostLocal::Release)?;
         Ok([leased - started, leased.elapsed()])
     }
 
