@@ -192,7 +192,7 @@ fn processes(plan: &Plan, places: &[Place], ours: &Path, go: &Path) -> Outcome<S
 
 fn processes_table(places: &[Place], samples: &Samples) -> String {
     let mut text = String::from(
-        "\nwhole processes: milliseconds, median (p10-p90); on a disk cni-ipam syncs a lease, host-local does not\n",
+        "whole processes: milliseconds, median (p10-p90); on a disk cni-ipam syncs a lease, host-local does not\n",
     );
     write!(text, "{:<6}{:>7}", "", "leases").ok();
     for command in COMMANDS {
