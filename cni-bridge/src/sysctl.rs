@@ -11,6 +11,11 @@ use std::{
 };
 
 use cni_protocol::InterfaceName;
+use nix::{
+    errno::Errno,
+    fcntl::{OFlag, open, openat},
+    sys::stat::Mode,
+};
 
 /// One switch.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -78,6 +83,55 @@ pub(crate) fn ensure(sysctl: &Sysctl, value: &'static str) -> Result<(), Error> 
     }
     // Away from the beginning the kernel ignores what is written (sysctl_writes_strict).
     file.write_all_at(value.as_bytes(), 0).map_err(failed)
+}
+
+/// Sees to it that IPv6 settings of one link stand at their values. Nothing to do when the
+/// kernel has none.
+///
+/// One look-up for all of them: the kernel keeps the directories of all namespaces under one
+/// name, and walks past those of every pod on the way (`proc_sys_compare()`).
+pub(crate) fn ensure_link(
+    link: &InterfaceName,
+    settings: &[(&'static str, &'static str)],
+) -> Result<(), Error> {
+    let named = |setting| Sysctl::Ipv6Link(link.clone(), setting);
+    let first = settings
+        .first()
+        .map_or("accept_ra", |(setting, _)| *setting);
+    let flags = OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let directory = match open(
+        format!("/proc/sys/net/ipv6/conf/{link}").as_str(),
+        flags,
+        Mode::empty(),
+    ) {
+        Ok(directory) => directory,
+        Err(Errno::ENOENT) => return Ok(()),
+        Err(errno) => {
+            return Err(Error::Read {
+                sysctl: named(first),
+                source: errno.into(),
+            });
+        }
+    };
+    for (setting, value) in settings {
+        let failed = |source| Error::Write {
+            sysctl: named(setting),
+            value,
+            source,
+        };
+        let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
+        let mut file = match openat(&directory, *setting, flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(Errno::ENOENT) => continue,
+            // Where /proc/sys cannot be written, it may be right all the same.
+            Err(_) if read(&named(setting))?.as_deref() == Some(*value) => continue,
+            Err(errno) => return Err(failed(errno.into())),
+        };
+        if self::value(&mut file).map_err(failed)? != *value {
+            file.write_all_at(value.as_bytes(), 0).map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 /// One read is all: a value is one number and a line's end.

@@ -101,13 +101,17 @@ fn create(host: &mut Rtnl<Host>, plan: &BridgePlan) -> Result<Link<Host>, Error>
 
 /// Brings a bridge to what the plan wants of it; usually there is nothing to do.
 fn settle(host: &mut Rtnl<Host>, link: &Link<Host>, plan: &BridgePlan) -> Result<(), Error> {
-    let switch = |setting| Sysctl::Ipv6Link(plan.name.clone(), setting);
-    // A pod could send router advertisements, and the node would believe them (CVE-2020-10749).
-    sysctl::ensure(&switch("accept_ra"), "0")?;
-    if !link.up {
-        // While its own link-local address is tested, the bridge asks for no neighbour, and
-        // what comes from outside for the first pod is lost (`ndisc_send_ns()`).
-        sysctl::ensure(&switch("accept_dad"), "0")?;
+    // A bridge of ours was up only after these; a stranger's may have them or not.
+    if !link.up || link.mac != Some(plan.mac.0) {
+        // A pod could send router advertisements, and the node would believe them
+        // (CVE-2020-10749).
+        let mut settings = vec![("accept_ra", "0")];
+        if !link.up {
+            // While its own link-local address is tested, the bridge asks for no neighbour, and
+            // what comes from outside for the first pod is lost (`ndisc_send_ns()`).
+            settings.push(("accept_dad", "0"));
+        }
+        sysctl::ensure_link(&plan.name, &settings)?;
     }
     let requests = differences(link, plan);
     if !requests.is_empty() {

@@ -17,7 +17,7 @@ use crate::{
     object::{address, route},
     plan::PodPlan,
     rtnl::{Index, Pod, change},
-    sysctl::{self, Sysctl},
+    sysctl,
 };
 
 /// How long duplicate address detection may take; it takes one to two seconds.
@@ -71,17 +71,12 @@ pub(crate) fn configure(
 
 /// The pod believes no router advertisements: another pod may send them (CVE-2020-10749).
 fn silence(netns: &Netns, interface: &InterfaceName, has_v6: bool) -> Result<(), Error> {
-    let switch = |setting| Sysctl::Ipv6Link(interface.clone(), setting);
-    let work = || -> Result<(), sysctl::Error> {
-        sysctl::ensure(&switch("accept_ra"), "0")?;
-        sysctl::ensure(&switch("autoconf"), "0")?;
-        if has_v6 {
-            sysctl::ensure(&switch("disable_ipv6"), "0")?;
-            // A pod that takes its interface down and up again keeps its addresses.
-            sysctl::ensure(&switch("keep_addr_on_down"), "1")?;
-        }
-        Ok(())
-    };
+    let mut settings = vec![("accept_ra", "0"), ("autoconf", "0")];
+    if has_v6 {
+        // A pod that takes its interface down and up again keeps its addresses.
+        settings.extend([("disable_ipv6", "0"), ("keep_addr_on_down", "1")]);
+    }
+    let work = || sysctl::ensure_link(interface, &settings);
     Ok(netns.run(work)??)
 }
 
