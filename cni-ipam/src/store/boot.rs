@@ -4,6 +4,7 @@ use std::{
     fmt,
     fs::{self, File},
     io::{self, Read},
+    sync::OnceLock,
     time::SystemTime,
 };
 
@@ -14,8 +15,17 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 pub(crate) struct Boot([u8; 8]);
 
 impl Boot {
-    /// The boot that the machine is in.
+    /// The boot that the machine is in. A process lives in one, so it asks once.
     pub(crate) fn current() -> io::Result<Self> {
+        static CURRENT: OnceLock<Boot> = OnceLock::new();
+        if let Some(boot) = CURRENT.get() {
+            return Ok(*boot);
+        }
+        let boot = Self::read()?;
+        Ok(*CURRENT.get_or_init(|| boot))
+    }
+
+    fn read() -> io::Result<Self> {
         let mut digits = [0; 8];
         File::open(BOOT_ID)?.read_exact(&mut digits)?;
         let boot = str::from_utf8(&digits).ok().and_then(Self::parse);
