@@ -66,11 +66,50 @@ fn through_a_host_port(world: &World, pod: &Container) {
 }
 
 mod ours {
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeSet, path::Path};
 
     use harness::Host;
 
     use super::*;
+
+    /// flannel's plugin, and so k3s and RKE2, starts the main plugin with a configuration that
+    /// it made, in the environment that it has.
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn a_main_plugin_may_be_started_by_another_one() {
+        on_host(|host| {
+            let made = json!({
+                "cniVersion": "0.3.1", "name": "cbr0", "type": "cni-bridge", "mtu": 1450,
+                "isGateway": true, "ipMasq": false, "hairpinMode": true,
+                "ipam": { "type": "cni-ipam", "ranges": [[{ "subnet": "10.64.1.0/24" }]],
+                          "routes": [{ "dst": "10.64.0.0/16" }] },
+            });
+            let written = json!({
+                "cniVersion": "0.3.1", "name": "cbr0", "type": "flannel",
+                "delegate": { "hairpinMode": true, "isDefaultGateway": true },
+            });
+            let (_neighbour, _) = host.pod(&made);
+            let before = host.state();
+            let pod = host.container();
+            let call = |command| {
+                let request = host
+                    .request_for(command, &made, &pod)
+                    .stdin(written.to_string());
+                let bridge = request.path().to_owned();
+                let flannel = Path::new(env!("CARGO_MANIFEST_DIR")).join("stub/flannel.sh");
+                let request = request
+                    .env("DELEGATE", bridge)
+                    .env("DELEGATE_CONFIG", made.to_string());
+                request.executable(&flannel).run()
+            };
+            let result = call("ADD").result();
+            assert_eq!(result["cniVersion"], "0.3.1");
+            assert_eq!(result["ips"][0]["address"], "10.64.1.3/24", "{result:#}");
+            call("DEL").done();
+            call("DEL").done();
+            host.state().assert_same(&before);
+        });
+    }
 
     /// ADD, CHECK, packets and DEL of one pod beside another.
     fn works(host: &Host, conf: &Value, gateway: &str, link: &str) {
