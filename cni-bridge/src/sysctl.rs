@@ -78,11 +78,7 @@ pub(crate) fn ensure(sysctl: &Sysctl, value: &'static str) -> Result<(), Error> 
         Err(_) if read(sysctl)?.as_deref() == Some(value) => return Ok(()),
         Err(source) => return Err(failed(source)),
     };
-    if self::value(&mut file).map_err(failed)? == value {
-        return Ok(());
-    }
-    // Away from the beginning the kernel ignores what is written (sysctl_writes_strict).
-    file.write_all_at(value.as_bytes(), 0).map_err(failed)
+    bring(&mut file, value).map_err(failed)
 }
 
 /// Sees to it that IPv6 settings of one link stand at their values. Nothing to do when the
@@ -127,11 +123,18 @@ pub(crate) fn ensure_link(
             Err(_) if read(&named(setting))?.as_deref() == Some(*value) => continue,
             Err(errno) => return Err(failed(errno.into())),
         };
-        if self::value(&mut file).map_err(failed)? != *value {
-            file.write_all_at(value.as_bytes(), 0).map_err(failed)?;
-        }
+        bring(&mut file, value).map_err(failed)?;
     }
     Ok(())
+}
+
+/// Writes a value, if another one stands there.
+fn bring(file: &mut File, wanted: &str) -> io::Result<()> {
+    if value(file)? == wanted {
+        return Ok(());
+    }
+    // Away from the beginning the kernel ignores what is written (sysctl_writes_strict).
+    file.write_all_at(wanted.as_bytes(), 0)
 }
 
 /// One read is all: a value is one number and a line's end.
