@@ -5,14 +5,14 @@ use cni_protocol::{AddRequest, AddResult, Dns, Interface, IpConfig};
 use crate::{
     config::{Config, Ipam, Mtu, PodEnd},
     error::Error,
-    ipam,
+    heal, ipam,
     kernel::{Kernel, OwnNetns},
     mac::Mac,
     object::{
         bridge, bridge::Ensured, forwarding, masquerade, pod, spoof, uplink, veth, veth::Veth,
     },
-    plan::{Allocation, Plan, Surroundings},
-    rtnl::{Host, Link},
+    plan::{Allocation, Plan, PortPlan, Surroundings},
+    rtnl::{Host, Link, Rtnl},
     undo::UndoLog,
 };
 
@@ -76,14 +76,18 @@ fn apply(
         around,
     )?;
     let bridge = bridge::ensure(&mut kernel.host, found, &plan.bridge)?;
-    forwarding::ensure(&mut kernel.host, plan.forwarding())?;
+    let mut changed = bridge.changed;
+    changed |= forwarding::ensure(&mut kernel.host, plan.bridge.forwarding())?;
     let veth = veth::create(kernel, &plan.veth, &bridge.bridge, undo)?;
     ipam::confirm(request, config, &allocation)?;
     if plan.veth.mac_spoof_check {
         spoof::create(&plan.veth.host, plan.veth.pod_mac, undo)?;
     }
     pod::configure(kernel, &plan.veth.pod, veth.pod, &plan.pod)?;
-    masquerade::ensure(&plan.masquerade)?;
+    changed |= masquerade::ensure(&plan.masquerade)?;
+    if changed {
+        heal_others(request, &mut kernel.host, &bridge.bridge, &plan.veth.port);
+    }
     if config.pod_end == PodEnd::Up {
         veth::await_carrier(&mut kernel.host, &bridge.bridge, veth.host.index)?;
     }
@@ -98,6 +102,20 @@ fn apply(
         plan,
         dns,
     })
+}
+
+/// Something that all pods share was not as it should be: then their ports may not be either.
+///
+/// This pod is well whatever comes of it.
+fn heal_others(request: &AddRequest, host: &mut Rtnl<Host>, bridge: &Link<Host>, plan: &PortPlan) {
+    let outcome = heal::pods(&request.attachment.network)
+        .and_then(|pods| heal::restore_ports(host, &pods, bridge, plan));
+    if let Err(error) = outcome {
+        cni_protocol::log(&format_args!(
+            "cannot put the ports of the other pods right: {}",
+            cni_protocol::Failure::reply(&error)
+        ));
+    }
 }
 
 fn surroundings(

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use cni_ipam::alias::Alias;
 use cni_protocol::{
     AddResult, CheckRequest, Command, Interface, IpConfig, Route, delegate::Delegate,
 };
@@ -21,8 +22,8 @@ use crate::{
     kernel::{Kernel, OwnNetns},
     mac::Mac,
     netns::Netns,
-    object::{bridge, forwarding, masquerade, spoof, vlan},
-    plan::{Allocated, Allocation, Plan, Surroundings},
+    object::{bridge, forwarding, masquerade, port, spoof, vlan},
+    plan::{Allocated, Allocation, Plan, Surroundings, VethPlan},
     rtnl::{Host, Index, Link, Pod, family_of, route_address},
 };
 
@@ -66,7 +67,7 @@ pub(crate) fn check(request: &CheckRequest) -> Result<(), Error> {
             )?);
         }
     }
-    differences.extend(forwarding::check(plan.forwarding())?);
+    differences.extend(forwarding::check(plan.bridge.forwarding())?);
     differences.extend(masquerade::check(&plan.masquerade)?);
     bridge::note_missing_netfilter();
     if differences.is_empty() {
@@ -254,6 +255,31 @@ fn is_route(found: &RouteMessage, expected: &Route) -> bool {
         && (expected.gw.is_none() || gateway == expected.gw.map(route_address))
 }
 
+/// What the two ends have to agree in, and what the node's end says of itself.
+fn check_pair(inside: &Link<Pod>, outside: &Link<Host>, plan: &VethPlan) -> Vec<String> {
+    let name = &outside.name;
+    let mut differences = Vec::new();
+    if inside.mtu != outside.mtu {
+        differences.push(format!(
+            "link {name} on the node has MTU {}, {} in the pod has {}",
+            outside.mtu, inside.name, inside.mtu
+        ));
+    }
+    // A pair that another plugin made has another name, and none of our aliases.
+    let is_ours = *name == plan.host.as_str();
+    let is_named = |alias: &str| {
+        // One that had to be cut cannot be read back.
+        alias.starts_with(&plan.alias)
+            || (alias.parse::<Alias>()).is_ok_and(|alias| alias.host_link() == plan.host)
+    };
+    if is_ours && !outside.alias.as_deref().is_some_and(is_named) {
+        differences.push(format!(
+            "the alias of link {name} is missing, which says whose it is"
+        ));
+    }
+    differences
+}
+
 fn check_host_end(
     kernel: &mut Kernel,
     inside: &Link<Pod>,
@@ -274,28 +300,11 @@ fn check_host_end(
     };
     let name = &outside.name;
     let mut differences = Vec::new();
-    if !outside.up {
-        differences.push(format!("link {name} on the node is down"));
+    if let Some(bridge) = bridge {
+        let host = &mut kernel.host;
+        differences.extend(port::check(host, &outside, bridge, &plan.veth.port)?);
     }
-    if let Some(bridge) = bridge
-        && outside.master != Some(bridge.index.number)
-    {
-        differences.push(format!("link {name} is no port of bridge {}", bridge.name));
-    }
-    for (switch, wanted, found) in [
-        ("hairpin", plan.veth.hairpin, outside.port.hairpin),
-        ("isolation", plan.veth.isolated, outside.port.isolated),
-    ] {
-        if found.is_some_and(|found| found != wanted) {
-            let (is, should) = if wanted { ("off", "on") } else { ("on", "off") };
-            differences.push(format!(
-                "{switch} of bridge port {name} is {is}, it should be {should}"
-            ));
-        }
-    }
-    if let (Some(vlan), Some(bridge)) = (&plan.veth.vlan, bridge) {
-        differences.extend(vlan::check(&mut kernel.host, &outside, bridge, vlan)?);
-    }
+    differences.extend(check_pair(inside, &outside, &plan.veth));
     if plan.veth.mac_spoof_check
         && let (Ok(port), Some(mac)) = (name.parse(), inside.mac)
     {

@@ -9,19 +9,23 @@ mod config;
 mod del;
 mod error;
 mod gc;
+mod heal;
 mod ipam;
 mod kernel;
 mod loopback;
 mod mac;
 mod masquerade;
+mod netconf;
 mod netlink;
 mod netns;
 mod nft;
 mod object;
 mod plan;
+mod reconcile;
 mod rtnl;
 mod status;
 mod sysctl;
+mod tool;
 mod undo;
 mod vlan;
 
@@ -68,6 +72,9 @@ fn main() -> ExitCode {
         .is_some_and(|name| name == loopback::NAME)
     {
         return cni_protocol::run(&Loopback);
+    }
+    if tool::is_wanted() {
+        return tool::run();
     }
     cni_protocol::run(&Bridge)
 }

@@ -5,6 +5,7 @@ pub(crate) mod bridge;
 pub(crate) mod forwarding;
 pub(crate) mod masquerade;
 pub(crate) mod pod;
+pub(crate) mod port;
 pub(crate) mod route;
 pub(crate) mod spoof;
 pub(crate) mod uplink;

@@ -55,6 +55,14 @@ pub(crate) struct Plan {
     pub(crate) masquerade: Vec<Rule>,
 }
 
+/// What the pods of a network have in common, without any of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared {
+    pub(crate) bridge: BridgePlan,
+    pub(crate) port: PortPlan,
+    pub(crate) masquerade: Vec<Rule>,
+}
+
 /// The shared side.
 #[derive(Clone, Debug)]
 pub(crate) struct BridgePlan {
@@ -72,6 +80,15 @@ pub(crate) struct BridgePlan {
 }
 
 impl BridgePlan {
+    /// Families that the node has to route for these pods: (IPv4, IPv6).
+    pub(crate) fn forwarding(&self) -> (bool, bool) {
+        let any = |v4: bool| {
+            let mut gateways = self.gateways.iter();
+            gateways.any(|gateway| gateway.addr().is_ipv4() == v4)
+        };
+        (any(true), any(false))
+    }
+
     /// The link that has the gateways' addresses.
     pub(crate) fn gateway_holder(&self) -> &InterfaceName {
         self.gateway_link
@@ -102,10 +119,26 @@ pub(crate) struct VethPlan {
     /// In bytes, of both ends.
     pub(crate) mtu: u32,
     pub(crate) alias: String,
+    pub(crate) port: PortPlan,
+    pub(crate) mac_spoof_check: bool,
+}
+
+/// What every port of a network's pods has in common.
+#[derive(Clone, Debug)]
+pub(crate) struct PortPlan {
     pub(crate) hairpin: bool,
     pub(crate) isolated: bool,
     pub(crate) vlan: Option<Vlan>,
-    pub(crate) mac_spoof_check: bool,
+}
+
+impl PortPlan {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            hairpin: config.hairpin,
+            isolated: config.isolated,
+            vlan: config.vlan.clone(),
+        }
+    }
 }
 
 /// The pod's side.
@@ -140,7 +173,8 @@ impl Plan {
         };
         let (bridge_mtu, mtu) = mtus(config.mtu, around);
         let host = cni_ipam::names::host_link(attachment);
-        let alias = Alias::new(attachment, nets.iter().map(IpNet::addr).collect(), pod);
+        let alias = Alias::new(attachment, nets.iter().map(IpNet::addr).collect(), pod)
+            .with_mac(config.mac.map(|mac| mac.0));
         Ok(Self {
             bridge: bridge(config, bridge_mtu, gateways)?,
             veth: VethPlan {
@@ -150,9 +184,7 @@ impl Plan {
                 pod_mac: config.mac.unwrap_or_else(|| derived_mac(&nets, &host)),
                 mtu,
                 alias: alias.to_string(),
-                hairpin: config.hairpin,
-                isolated: config.isolated,
-                vlan: config.vlan.clone(),
+                port: PortPlan::new(config),
                 mac_spoof_check: config.mac_spoof_check,
                 host,
             },
@@ -169,16 +201,27 @@ impl Plan {
             masquerade: rules(config, &attachment.network, allocation),
         })
     }
+}
 
-    /// Families that the node has to route for these pods: (IPv4, IPv6).
-    pub(crate) fn forwarding(&self) -> (bool, bool) {
-        let any = |v4: bool| {
-            self.bridge
-                .gateways
-                .iter()
-                .any(|gateway| gateway.addr().is_ipv4() == v4)
+impl Shared {
+    /// Decides what the pods of a network have in common, from the addresses that they have.
+    pub(crate) fn new(
+        config: &Config,
+        network: &NetworkName,
+        allocation: &Allocation,
+        around: Surroundings,
+    ) -> Result<Self, Error> {
+        let addresses = with_gateways(config, &allocation.addresses)?;
+        let gateways = if config.gateway {
+            gateways(&addresses)
+        } else {
+            Vec::new()
         };
-        (any(true), any(false))
+        Ok(Self {
+            bridge: bridge(config, mtus(config.mtu, around).0, gateways)?,
+            port: PortPlan::new(config),
+            masquerade: rules(config, network, allocation),
+        })
     }
 }
 

@@ -65,7 +65,8 @@ pub(crate) fn read(sysctl: &Sysctl) -> Result<Option<String>, Error> {
 }
 
 /// Sees to it that a switch stands at `value`. Nothing to do when the kernel has none.
-pub(crate) fn ensure(sysctl: &Sysctl, value: &'static str) -> Result<(), Error> {
+/// Answers whether it stood elsewhere.
+pub(crate) fn ensure(sysctl: &Sysctl, value: &'static str) -> Result<bool, Error> {
     let failed = |source| Error::Write {
         sysctl: sysctl.clone(),
         value,
@@ -73,9 +74,9 @@ pub(crate) fn ensure(sysctl: &Sysctl, value: &'static str) -> Result<(), Error> 
     };
     let mut file = match File::options().read(true).write(true).open(path(sysctl)) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         // Where /proc/sys cannot be written, it may be right all the same.
-        Err(_) if read(sysctl)?.as_deref() == Some(value) => return Ok(()),
+        Err(_) if read(sysctl)?.as_deref() == Some(value) => return Ok(false),
         Err(source) => return Err(failed(source)),
     };
     bring(&mut file, value).map_err(failed)
@@ -128,13 +129,14 @@ pub(crate) fn ensure_link(
     Ok(())
 }
 
-/// Writes a value, if another one stands there.
-fn bring(file: &mut File, wanted: &str) -> io::Result<()> {
+/// Writes a value, if another one stands there. Answers whether one did.
+fn bring(file: &mut File, wanted: &str) -> io::Result<bool> {
     if value(file)? == wanted {
-        return Ok(());
+        return Ok(false);
     }
     // Away from the beginning the kernel ignores what is written (sysctl_writes_strict).
-    file.write_all_at(wanted.as_bytes(), 0)
+    file.write_all_at(wanted.as_bytes(), 0)?;
+    Ok(true)
 }
 
 /// One read is all: a value is one number and a line's end.

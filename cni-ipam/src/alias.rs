@@ -12,11 +12,14 @@ use crate::names;
 const MAX_LEN: usize = 255;
 /// The first word of every alias of ours.
 const TAG: &str = "cni";
+/// In the place of addresses where there are none.
+const NONE: &str = "-";
 
 /// The owner and the addresses of a host link.
 ///
-/// As text: `cni cbr0 <container key> eth0 10.64.1.7,fd00::7 default/web-0`. The pod is cut
-/// or left out when there is no room. A network name so long that even the rest does not
+/// As text: `cni cbr0 <container key> eth0 10.64.1.7,fd00::7 default/web-0`. A hardware address
+/// that was asked for stands behind the addresses; `-` stands where there are none. The pod is
+/// cut or left out when there is no room. A network name so long that even the rest does not
 /// fit (some 80 bytes beside a container id of 64) makes an alias that cannot be read back.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Alias {
@@ -25,6 +28,8 @@ pub struct Alias {
     pub container_key: String,
     pub interface: InterfaceName,
     pub addresses: Vec<IpAddr>,
+    /// The hardware address that the pod's end was asked to have, if it is not a derived one.
+    pub mac: Option<[u8; 6]>,
     /// `namespace/name`.
     pub pod: Option<String>,
 }
@@ -36,8 +41,15 @@ impl Alias {
             container_key: names::id_key(&attachment.container_id),
             interface: attachment.interface.clone(),
             addresses,
+            mac: None,
             pod,
         }
+    }
+
+    /// With the hardware address that was asked for.
+    #[must_use]
+    pub fn with_mac(self, mac: Option<[u8; 6]>) -> Self {
+        Self { mac, ..self }
     }
 
     /// The name that the link with this alias must have. An alias on any other link is
@@ -49,7 +61,11 @@ impl Alias {
 
 impl fmt::Display for Alias {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let addresses: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+        let mut addresses: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+        addresses.extend(self.mac.map(hardware));
+        if addresses.is_empty() {
+            addresses.push(NONE.to_owned());
+        }
         let text = format!(
             "{TAG} {} {} {} {}",
             self.network,
@@ -64,6 +80,20 @@ impl fmt::Display for Alias {
             _ => Ok(()),
         }
     }
+}
+
+/// "02:00:00:00:00:99"
+fn hardware(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// Reads what [`hardware`] writes.
+fn parse_hardware(text: &str) -> Option<[u8; 6]> {
+    let bytes: Option<Vec<u8>> = text
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16).ok())
+        .collect();
+    bytes?.try_into().ok()
 }
 
 /// The first `room` bytes of a text, or fewer, so that no character is cut.
@@ -91,16 +121,22 @@ impl FromStr for Alias {
         let network = word()?.parse().ok().ok_or(NotAnAlias)?;
         let container_key = word()?.to_owned();
         let interface = word()?.parse().ok().ok_or(NotAnAlias)?;
-        let addresses = word()?
-            .split(',')
-            .map(|address| address.parse().ok().ok_or(NotAnAlias))
-            .collect::<Result<_, _>>()?;
+        let mut addresses = Vec::new();
+        let mut mac = None;
+        for part in word()?.split(',').filter(|part| *part != NONE) {
+            match (part.parse(), parse_hardware(part)) {
+                (Ok(address), _) => addresses.push(address),
+                (Err(_), Some(found)) => mac = Some(found),
+                (Err(_), None) => return Err(NotAnAlias),
+            }
+        }
         let pod = words.next().map(str::to_owned);
         Ok(Self {
             network,
             container_key,
             interface,
             addresses,
+            mac,
             pod,
         })
     }
@@ -116,6 +152,7 @@ mod tests {
             container_key: key.to_owned(),
             interface: "eth0".parse().unwrap(),
             addresses: vec!["10.64.1.7".parse().unwrap(), "fd00::7".parse().unwrap()],
+            mac: None,
             pod: pod.map(str::to_owned),
         }
     }
@@ -130,6 +167,21 @@ mod tests {
             alias("cbr0", "0123abc", Some("default/web-0")).to_string(),
             "cni cbr0 0123abc eth0 10.64.1.7,fd00::7 default/web-0"
         );
+    }
+
+    #[test]
+    fn says_which_hardware_address_was_asked_for_and_that_there_is_no_address() {
+        let plain = alias("cbr0", "0123abc", Some("default/web-0"));
+        let asked = plain.clone().with_mac(Some([2, 0, 0, 0, 0, 0x99]));
+        let text = "cni cbr0 0123abc eth0 10.64.1.7,fd00::7,02:00:00:00:00:99 default/web-0";
+        assert_eq!(asked.to_string(), text);
+        assert_eq!(text.parse(), Ok(asked));
+        let bare = Alias {
+            addresses: vec![],
+            ..plain
+        };
+        assert_eq!(bare.to_string(), "cni cbr0 0123abc eth0 - default/web-0");
+        assert_eq!(bare.to_string().parse(), Ok(bare));
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub(crate) fn find(
 pub(crate) struct Ensured {
     pub(crate) bridge: Link<Host>,
     pub(crate) gateway_link: Option<Link<Host>>,
+    /// It was not as it should be: new, down, or somebody else changed it.
+    pub(crate) changed: bool,
 }
 
 /// Sees to it that the bridge is there as planned, and answers it as it is now.
@@ -45,6 +47,7 @@ pub(crate) fn ensure(
     found: Option<Link<Host>>,
     plan: &BridgePlan,
 ) -> Result<Ensured, Error> {
+    let mut changed = found.is_none();
     let (link, seen) = match found {
         // Nothing is changed about a bridge that turns out to be somebody else's.
         Some(link) if plan.gateway_link.is_none() => {
@@ -54,7 +57,7 @@ pub(crate) fn ensure(
         Some(link) => (link, None),
         None => (create(host, plan)?, None),
     };
-    settle(host, &link, plan)?;
+    changed |= settle(host, &link, plan)?;
     let bridge = Link {
         mtu: link.mtu.min(plan.mtu),
         ..link
@@ -68,10 +71,11 @@ pub(crate) fn ensure(
         Some(seen) => seen,
         None => gateways_there(host, holder, plan)?,
     };
-    ensure_gateways(host, holder.index, plan, &seen)?;
+    changed |= ensure_gateways(host, holder.index, plan, &seen)?;
     Ok(Ensured {
         bridge,
         gateway_link,
+        changed,
     })
 }
 
@@ -99,8 +103,9 @@ fn create(host: &mut Rtnl<Host>, plan: &BridgePlan) -> Result<Link<Host>, Error>
     })
 }
 
-/// Brings a bridge to what the plan wants of it; usually there is nothing to do.
-fn settle(host: &mut Rtnl<Host>, link: &Link<Host>, plan: &BridgePlan) -> Result<(), Error> {
+/// Brings a bridge to what the plan wants of it; usually there is nothing to do. Answers
+/// whether there was.
+fn settle(host: &mut Rtnl<Host>, link: &Link<Host>, plan: &BridgePlan) -> Result<bool, Error> {
     // A bridge of ours was up only after these; a stranger's may have them or not.
     if !link.up || link.mac != Some(plan.mac.0) {
         // A pod could send router advertisements, and the node would believe them
@@ -114,10 +119,17 @@ fn settle(host: &mut Rtnl<Host>, link: &Link<Host>, plan: &BridgePlan) -> Result
         sysctl::ensure_link(&plan.name, &settings)?;
     }
     let requests = differences(link, plan);
-    if !requests.is_empty() {
-        host.execute(requests)?;
+    if requests.is_empty() {
+        return Ok(false);
     }
-    Ok(())
+    host.execute(requests)?;
+    Ok(true)
+}
+
+/// Has the node believe no router advertisements that come by the bridge. Done for every
+/// bridge when it is made; here for one that somebody switched back.
+pub(crate) fn silence(plan: &BridgePlan) -> Result<(), Error> {
+    Ok(sysctl::ensure_link(&plan.name, &[("accept_ra", "0")])?)
 }
 
 fn differences(link: &Link<Host>, plan: &BridgePlan) -> Vec<RouteRequest> {
@@ -213,12 +225,13 @@ fn gateways_there(
 }
 
 /// Gives the bridge, or the link in its VLAN, the gateways' addresses that it has not.
+/// Answers whether there were any.
 fn ensure_gateways(
     host: &mut Rtnl<Host>,
     index: Index<Host>,
     plan: &BridgePlan,
     there: &[IpNet],
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let name = plan.gateway_holder();
     let in_the_way = there.iter().filter(|found| conflict(found, plan).is_some());
     let mut requests: Vec<_> = in_the_way
@@ -238,7 +251,7 @@ fn ensure_gateways(
             .map(|gateway| address::create(name, index, *gateway, true)),
     );
     if requests.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     for outcome in host.execute_each(requests)? {
         match outcome {
@@ -247,7 +260,7 @@ fn ensure_gateways(
             outcome => outcome?,
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The gateway that an address on the bridge stands in the way of: in IPv4 any other
@@ -291,6 +304,12 @@ pub(crate) fn check(
     }
     if plan.vlan_filtering && link.vlan_filtering != Some(true) {
         differences.push(format!("VLAN filtering of bridge {name} is off"));
+    }
+    let accepts = Sysctl::Ipv6Link(name.clone(), "accept_ra");
+    if sysctl::read(&accepts)?.is_some_and(|value| value != "0") {
+        differences.push(format!(
+            "the node believes router advertisements of pods: sysctl {accepts} is not 0"
+        ));
     }
     if !plan.gateways.is_empty() {
         differences.extend(check_gateways(host, link, plan)?);

@@ -9,16 +9,18 @@ use crate::{
     sysctl::{self, Sysctl},
 };
 
-/// Switches routing on, for the families (IPv4, IPv6) that need it and have it off.
-pub(crate) fn ensure(host: &mut Rtnl<Host>, (v4, v6): (bool, bool)) -> Result<(), Error> {
+/// Switches routing on, for the families (IPv4, IPv6) that need it and have it off. Answers
+/// whether any had.
+pub(crate) fn ensure(host: &mut Rtnl<Host>, (v4, v6): (bool, bool)) -> Result<bool, Error> {
+    let mut changed = false;
     if v4 {
-        sysctl::ensure(&Sysctl::Ipv4Forwarding, "1")?;
+        changed |= sysctl::ensure(&Sysctl::Ipv4Forwarding, "1")?;
     }
     if v6 && sysctl::read(&Sysctl::Ipv6Forwarding)?.is_some_and(|value| value != "1") {
         keep_router_advertisements(host)?;
-        sysctl::ensure(&Sysctl::Ipv6Forwarding, "1")?;
+        changed |= sysctl::ensure(&Sysctl::Ipv6Forwarding, "1")?;
     }
-    Ok(())
+    Ok(changed)
 }
 
 /// A node that begins to route IPv6 stops to listen to its own router, and loses its default

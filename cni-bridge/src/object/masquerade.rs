@@ -18,16 +18,18 @@ use crate::{
 ///
 /// Reads only, when they are. Rules with an older wording for the same pods are replaced in
 /// the same transaction; rules for pods with other addresses stay, as long as such pods may.
-pub(crate) fn ensure(rules: &[Rule]) -> Result<(), Error> {
+/// Answers whether there was anything to write.
+pub(crate) fn ensure(rules: &[Rule]) -> Result<bool, Error> {
     if rules.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     let mut nft = Nft::open().map_err(Error::Nftables)?;
     let (remove, add) = decide(&installed(&mut nft)?, rules);
     if remove.is_empty() && add.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
-    Ok(update(&mut nft, |installed| decide(installed, rules))?)
+    update(&mut nft, |installed| decide(installed, rules))?;
+    Ok(true)
 }
 
 fn decide(installed: &[Installed], rules: &[Rule]) -> Change {

@@ -8,10 +8,9 @@ use std::{
 
 use cni_ipam::alias::Alias;
 use cni_protocol::{Attachment, InterfaceName};
-use netlink_packet_core::DefaultNla;
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
-    link::{InfoData, InfoVeth, LinkAttribute, LinkMessage, LinkProtoInfoBridge},
+    RouteNetlinkMessage,
+    link::{InfoData, InfoVeth, LinkAttribute, LinkMessage},
 };
 use nix::errno::Errno;
 use rtnetlink::{LinkUnspec, LinkVeth};
@@ -20,7 +19,7 @@ use crate::{
     error::Error,
     kernel::Kernel,
     netlink,
-    object::vlan,
+    object::{port, vlan},
     plan::VethPlan,
     rtnl::{Host, Index, Link, Pod, RouteRequest, Rtnl, change},
     undo::{Undo, UndoLog},
@@ -32,10 +31,6 @@ const QUEUES: u32 = 1;
 /// How long bridge and port may take until packets pass, and how often they are looked at.
 const CARRIER: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_micros(200);
-/// `IFLA_BRPORT_MODE`: a packet may leave by the port it came in by.
-const HAIRPIN: u16 = 4;
-/// `IFLA_BRPORT_ISOLATED`: no packets to other isolated ports.
-const ISOLATED: u16 = 33;
 
 /// Both ends of a new pair.
 #[derive(Debug)]
@@ -68,7 +63,7 @@ pub(crate) fn create(
     };
     let pod = Index::new(host.peer.unwrap_or_default());
     let mut requests = completion(plan, host.index);
-    if let Some(vlan) = &plan.vlan {
+    if let Some(vlan) = &plan.port.vlan {
         requests.extend(vlan::join(
             &plan.host,
             host.index,
@@ -103,25 +98,7 @@ fn pair(plan: &VethPlan, bridge: Index<Host>, netns: i32) -> LinkMessage {
 /// only for a link that is there (`do_setlink()`).
 fn completion(plan: &VethPlan, index: Index<Host>) -> Vec<RouteRequest> {
     let mut requests = Vec::new();
-    let mut switches = Vec::new();
-    switches.extend(plan.hairpin.then_some((HAIRPIN, "hairpin")));
-    switches.extend(plan.isolated.then_some((ISOLATED, "isolation")));
-    if !switches.is_empty() {
-        let names: Vec<&str> = switches.iter().map(|(_, name)| *name).collect();
-        let mut message = LinkMessage::default();
-        message.header.interface_family = AddressFamily::Bridge;
-        message.header.index = index.number;
-        let on = |(kind, _): &(u16, _)| LinkProtoInfoBridge::Other(DefaultNla::new(*kind, vec![1]));
-        message.attributes.push(LinkAttribute::ProtoInfoBridge(
-            switches.iter().map(on).collect(),
-        ));
-        let operation = format!(
-            "switch on {} of bridge port {}",
-            names.join(" and "),
-            plan.host
-        );
-        requests.push(change(operation, RouteNetlinkMessage::SetLink(message), 0));
-    }
+    requests.extend(port::switch_on(&plan.port, plan.host.as_str(), index));
     let message = LinkUnspec::new_with_index(index.number)
         .alias(plan.alias.clone())
         .build();

@@ -86,6 +86,38 @@ pub(crate) fn join(
     requests
 }
 
+/// Brings a port that is there to its VLANs: out of what it should not be in, and into all
+/// that [`join`] gives a new one.
+pub(crate) fn rejoin(
+    host: &mut Rtnl<Host>,
+    port: &Link<Host>,
+    bridge: &Link<Host>,
+    vlan: &Vlan,
+) -> Result<Vec<RouteRequest>, Error> {
+    let Ok(name) = port.name.parse::<InterfaceName>() else {
+        return Ok(Vec::new());
+    };
+    let found = members(&host.port_vlans(port.index)?);
+    let wanted = wanted(vlan);
+    let default = bridge.default_vlan.unwrap_or(DEFAULT);
+    let stray = found
+        .keys()
+        .filter(|id| !(wanted.contains_key(id) || vlan.keep_default && **id == default));
+    let mut requests: Vec<RouteRequest> = stray
+        .map(|id| {
+            let message = membership(port.index, &[(*id, BridgeVlanInfoFlags::empty())]);
+            let operation = format!("remove VLAN {id} from bridge port {name}");
+            change(operation, RouteNetlinkMessage::DelLink(message), 0)
+        })
+        .collect();
+    let kept = Vlan {
+        keep_default: true,
+        ..vlan.clone()
+    };
+    requests.extend(join(&name, port.index, bridge.default_vlan, &kept));
+    Ok(requests)
+}
+
 /// A range without one number in it.
 fn around(first: u16, last: u16, without: u16) -> Vec<(u16, u16)> {
     if !(first..=last).contains(&without) {

@@ -20,6 +20,7 @@ mod cnitool;
 mod del;
 mod delegate;
 mod gc;
+mod healing;
 mod interop;
 mod keys;
 mod killed;

@@ -1,0 +1,233 @@
+//! `cni-bridge reconcile`: what an ADD would put right, without an ADD, for every network of
+//! the node that this plugin serves.
+//!
+//! Compares, brings right, compares again; says each thing that was not as it should be.
+//! Called by a person, a systemd unit or a hook of a firewall, at any time and by several at
+//! once: everything it does is done by ADDs too.
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
+
+use cni_protocol::{Args, Failure, NetworkConfig};
+
+use crate::{
+    config::{Config, Ipam, Mtu},
+    error::Error,
+    heal::{self, Pod},
+    kernel,
+    netconf::{self, Source},
+    object::{bridge, forwarding, masquerade, uplink, vlan},
+    plan::{Shared, Surroundings},
+    rtnl::{Host, Rtnl},
+};
+
+/// Where the runtime's configurations are.
+pub(crate) const CONF_DIR: &str = "/etc/cni/net.d";
+
+/// What is asked for.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) struct Options {
+    /// Files and directories with configurations.
+    pub(crate) paths: Vec<PathBuf>,
+    /// Only say what is wrong.
+    pub(crate) dry_run: bool,
+}
+
+/// What became of it, and the words for it.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) text: String,
+    /// Something is not as it should be, still.
+    pub(crate) problems: bool,
+}
+
+impl Report {
+    /// A text that is longer never fails to be.
+    fn line(&mut self, words: std::fmt::Arguments<'_>) {
+        self.text.write_fmt(words).unwrap_or_default();
+        self.text.push('\n');
+    }
+
+    fn problem(&mut self, words: std::fmt::Arguments<'_>) {
+        self.line(words);
+        self.problems = true;
+    }
+}
+
+/// Serves all networks that the files describe, and goes on past one that fails.
+pub(crate) fn reconcile(options: &Options) -> Report {
+    let mut report = Report::default();
+    let mut networks = 0;
+    for path in &options.paths {
+        match netconf::read(path) {
+            Ok(found) => {
+                for problem in found.problems {
+                    report.problem(format_args!("{problem}"));
+                }
+                for source in found.sources {
+                    networks += 1;
+                    network(&source, options.dry_run, &mut report);
+                }
+            }
+            Err(error) => report.problem(format_args!("cannot read {}: {error}", path.display())),
+        }
+    }
+    if networks == 0 && !report.problems {
+        let places: Vec<_> = options
+            .paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        report.line(format_args!(
+            "no network of this plugin in {}",
+            places.join(", ")
+        ));
+    }
+    report
+}
+
+fn network(source: &Source, dry_run: bool, report: &mut Report) {
+    let heading = format!("network {} ({})", source.config.name(), shown(&source.file));
+    match settle(&source.config, dry_run) {
+        Ok(outcome) => {
+            report.line(format_args!("{heading}: {}", outcome.summary()));
+            for difference in &outcome.restored {
+                report.line(format_args!("  restored: {difference}"));
+            }
+            for difference in &outcome.left {
+                report.problem(format_args!("  wrong: {difference}"));
+            }
+            for note in &outcome.notes {
+                report.line(format_args!("  note: {note}"));
+            }
+        }
+        Err(error) => report.problem(format_args!("{heading}: {}", error.reply())),
+    }
+}
+
+fn shown(file: &Path) -> String {
+    file.file_name().map_or_else(
+        || file.display().to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
+
+/// What was found and done in one network.
+#[derive(Debug, Default)]
+struct Outcome {
+    pods: usize,
+    restored: Vec<String>,
+    left: Vec<String>,
+    notes: Vec<String>,
+}
+
+impl Outcome {
+    fn summary(&self) -> String {
+        let pods = match self.pods {
+            1 => "1 pod".to_owned(),
+            number => format!("{number} pods"),
+        };
+        let state = match (self.restored.len(), self.left.len()) {
+            (0, 0) => "all as it should be".to_owned(),
+            (restored, 0) => format!("{restored} restored"),
+            (0, left) => format!("{left} wrong"),
+            (restored, left) => format!("{restored} restored, {left} wrong"),
+        };
+        format!("{pods}, {state}")
+    }
+}
+
+fn settle(network: &NetworkConfig, dry_run: bool) -> Result<Outcome, Error> {
+    let config = Config::parse(network, &Args::default())?;
+    let pods = heal::pods(network.name())?;
+    let mut host = kernel::open_host()?;
+    let mut outcome = Outcome {
+        pods: pods.len(),
+        ..Outcome::default()
+    };
+    if pods.is_empty() && bridge::find(&mut host, &config.bridge)?.is_none() {
+        outcome.notes.push("no pod has been here yet".to_owned());
+        return Ok(outcome);
+    }
+    if let Ipam::Delegated(ipam) = &config.ipam {
+        outcome.notes.push(format!(
+            "gateway addresses and masquerade rules come from {ipam}'s answers: the next ADD restores them"
+        ));
+    }
+    let before = differences(&config, network, &pods, &mut host)?;
+    if dry_run || before.is_empty() {
+        outcome.left = before;
+        return Ok(outcome);
+    }
+    restore(&config, network, &pods, &mut host)?;
+    outcome.left = differences(&config, network, &pods, &mut host)?;
+    outcome.restored = before;
+    outcome
+        .restored
+        .retain(|difference| !outcome.left.contains(difference));
+    Ok(outcome)
+}
+
+fn shared(
+    config: &Config,
+    network: &NetworkConfig,
+    pods: &[Pod],
+    host: &mut Rtnl<Host>,
+) -> Result<Shared, Error> {
+    let allocation = heal::allocation(config, pods);
+    let bridge = bridge::find(host, &config.bridge)?;
+    let uplink_mtu = match config.mtu {
+        Mtu::Bytes(_) => None,
+        Mtu::Auto => {
+            let addresses = allocation.addresses.iter();
+            let addresses: Vec<_> = addresses.map(|found| found.address.addr()).collect();
+            uplink::mtu(host, &addresses)?
+        }
+    };
+    let around = Surroundings {
+        uplink_mtu,
+        bridge_mtu: bridge.map(|bridge| bridge.mtu),
+    };
+    Shared::new(config, network.name(), &allocation, around)
+}
+
+/// Everything that is not as an ADD leaves it, in words.
+fn differences(
+    config: &Config,
+    network: &NetworkConfig,
+    pods: &[Pod],
+    host: &mut Rtnl<Host>,
+) -> Result<Vec<String>, Error> {
+    let plan = shared(config, network, pods, host)?;
+    let mut differences = Vec::new();
+    match bridge::find(host, &config.bridge)? {
+        None => differences.push(format!("bridge {} is missing", config.bridge)),
+        Some(bridge) => {
+            differences.extend(bridge::check(host, &bridge, &plan.bridge)?);
+            if let Some(gateway) = &plan.bridge.gateway_link {
+                differences.extend(vlan::check_gateway_link(host, &bridge, gateway)?);
+            }
+            differences.extend(heal::check_ports(host, pods, &bridge, &plan.port)?);
+        }
+    }
+    differences.extend(forwarding::check(plan.bridge.forwarding())?);
+    differences.extend(masquerade::check(&plan.masquerade)?);
+    Ok(differences)
+}
+
+fn restore(
+    config: &Config,
+    network: &NetworkConfig,
+    pods: &[Pod],
+    host: &mut Rtnl<Host>,
+) -> Result<(), Error> {
+    let plan = shared(config, network, pods, host)?;
+    let found = bridge::find(host, &config.bridge)?;
+    let bridge = bridge::ensure(host, found, &plan.bridge)?.bridge;
+    bridge::silence(&plan.bridge)?;
+    forwarding::ensure(host, plan.bridge.forwarding())?;
+    masquerade::ensure(&plan.masquerade)?;
+    heal::restore_ports(host, pods, &bridge, &plan.port)
+}
