@@ -29,4 +29,5 @@ mod parallel;
 mod protocol;
 mod status;
 mod store;
+mod systemd;
 mod undo;
