@@ -1,6 +1,6 @@
 //! ADD: a pod gets its place on the bridge, or everything stays as it was.
 
-use cni_protocol::{AddRequest, AddResult, Dns, Interface, IpConfig};
+use cni_protocol::{AddRequest, AddResult, Dns, Interface, IpConfig, step};
 
 use crate::{
     config::{Config, Ipam, Mtu, PodEnd},
@@ -38,6 +38,7 @@ pub(crate) fn add(request: &AddRequest) -> Result<AddResult, Error> {
             .unwrap_or_default()
             .ensure_representable(request.config.version())?;
     }
+    step("open");
     let mut kernel = Kernel::open(&request.netns, OwnNetns::when(request.netns_override))?;
     let found = bridge::find(&mut kernel.host, &config.bridge)?;
     if found.is_none() || matches!(config.ipam, Ipam::Delegated(_)) {
@@ -49,6 +50,7 @@ pub(crate) fn add(request: &AddRequest) -> Result<AddResult, Error> {
     let outcome = apply(request, &config, &mut kernel, found, &mut undo)
         .and_then(|made| result(request, made, before.unwrap_or_default()));
     if outcome.is_err() {
+        step("undo");
         for (step, error) in undo.unwind(request, &mut kernel) {
             cni_protocol::log(&format_args!(
                 "cannot {step} after a failed ADD: {}",
@@ -66,6 +68,7 @@ fn apply(
     found: Option<Link<Host>>,
     undo: &mut UndoLog,
 ) -> Result<Made, Error> {
+    step("lease");
     let allocation = ipam::lease(request, config, kernel.home, undo)?;
     let around = surroundings(config, kernel, found.as_ref(), &allocation)?;
     let plan = Plan::new(
@@ -75,20 +78,27 @@ fn apply(
         &allocation,
         around,
     )?;
+    step("bridge");
     let bridge = bridge::ensure(&mut kernel.host, found, &plan.bridge)?;
     let mut changed = bridge.changed;
     changed |= forwarding::ensure(&mut kernel.host, plan.bridge.forwarding())?;
+    step("veth");
     let veth = veth::create(kernel, &plan.veth, &bridge.bridge, undo)?;
+    step("lease");
     ipam::confirm(request, config, &allocation)?;
     if plan.veth.mac_spoof_check {
+        step("spoof");
         spoof::create(&plan.veth.host, plan.veth.pod_mac, undo)?;
     }
+    step("pod");
     pod::configure(kernel, &plan.veth.pod, veth.pod, &plan.pod)?;
+    step("masquerade");
     changed |= masquerade::ensure(&plan.masquerade)?;
     if changed {
         heal_others(request, &mut kernel.host, &bridge.bridge, &plan.veth.port);
     }
     if config.pod_end == PodEnd::Up {
+        step("carrier");
         veth::await_carrier(&mut kernel.host, &bridge.bridge, veth.host.index)?;
     }
     let dns = if config.dns.is_empty() {

@@ -55,6 +55,8 @@ struct Raw {
     port_isolation: bool,
     ipam: Option<serde::de::IgnoredAny>,
     status_on_exhaustion: Option<serde::de::IgnoredAny>,
+    log_file: Option<serde::de::IgnoredAny>,
+    log_level: Option<serde::de::IgnoredAny>,
     dns: Option<Dns>,
     runtime_config: RawRuntimeConfig,
     args: RawArgs,

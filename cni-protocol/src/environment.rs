@@ -134,6 +134,9 @@ pub(crate) struct Environment {
     args: Option<OsString>,
     path: Option<OsString>,
     netns_override: Option<OsString>,
+    /// Of this project: where calls are written down, and which.
+    pub(crate) log_file: Option<OsString>,
+    pub(crate) log_level: Option<OsString>,
 }
 
 impl Environment {
@@ -156,6 +159,8 @@ impl Environment {
             args: variable("CNI_ARGS"),
             path: variable("CNI_PATH"),
             netns_override: variable("CNI_NETNS_OVERRIDE"),
+            log_file: variable("CNI_LOG_FILE"),
+            log_level: variable("CNI_LOG_LEVEL"),
         }
     }
 

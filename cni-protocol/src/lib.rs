@@ -9,6 +9,7 @@ mod attachment;
 pub mod delegate;
 mod environment;
 mod error;
+mod journal;
 pub mod json;
 mod log;
 mod network;
@@ -25,6 +26,7 @@ pub use attachment::{
 };
 pub use environment::{Command, PluginPath};
 pub use error::{Code, ErrorReply, Failure};
+pub use journal::step;
 pub use json::{DecodeError, UnknownKey};
 pub use log::log;
 pub use network::{InvalidNetwork, NetworkConfig};

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use crate::stdio;
+use crate::{journal, stdio};
 
 /// Writes one line on standard error. Never fails, never panics.
 pub fn log(message: &dyn Display) {
@@ -14,6 +14,7 @@ pub fn log(message: &dyn Display) {
         '\n' | '\r' => ' ',
         other => other,
     }));
+    journal::note(&line);
     line.push('\n');
     stdio::write_error(line.as_bytes());
 }

@@ -13,6 +13,7 @@ use crate::{
     AddRequest, AddResult, Attachment, CheckRequest, Code, Command, DelRequest, ErrorReply,
     Failure, GcRequest, InvalidNetwork, NetworkConfig, StatusRequest, Version,
     environment::{Call, Container, Environment, InvalidEnvironment},
+    journal,
     json::Json,
     log,
     network::Document,
@@ -48,11 +49,20 @@ pub trait Plugin {
 pub fn run<P: Plugin>(plugin: &P) -> ExitCode {
     stdio::set_plugin_name(P::NAME);
     answer_panics::<P>();
-    match serve(plugin, &Environment::of_process()) {
+    let environment = Environment::of_process();
+    journal::begin(
+        environment.log_file.as_deref(),
+        environment.log_level.as_deref(),
+    );
+    let outcome = serve(plugin, &environment);
+    let failure = outcome.as_ref().err().cloned();
+    let status = match outcome {
         Ok(None) => ExitCode::SUCCESS,
         Ok(Some(document)) => print(document, ExitCode::SUCCESS),
         Err(reply) => print(reply.to_json(spoken_version()), ExitCode::FAILURE),
-    }
+    };
+    journal::end(failure.as_ref());
+    status
 }
 
 fn print(document: String, status: ExitCode) -> ExitCode {
@@ -85,12 +95,31 @@ fn serve<P: Plugin>(plugin: &P, environment: &Environment) -> Result<Option<Stri
         Call::Status => Some(Command::Status),
         Call::Unknown(_) => None,
     };
+    if let Some(verb) = verb {
+        journal::verb(verb.as_str());
+    }
     let document = read_document()?;
     speak(&document);
     let config = match verb {
         Some(verb) => negotiate(verb, document)?,
         None => document.in_version(Version::LATEST),
     };
+    journal::configure(&config);
+    let (container, netns) = match &call {
+        Call::Add(container, netns) | Call::Check(container, netns) => {
+            (Some(container), Some(netns.as_path()))
+        }
+        Call::Del(container, netns) => (Some(container), netns.as_deref()),
+        _ => (None, None),
+    };
+    if let Some(container) = container {
+        journal::container(
+            &container.id,
+            &container.interface,
+            netns,
+            &environment.args_tolerantly(),
+        );
+    }
     dispatch(plugin, environment, call, config)
 }
 
@@ -146,6 +175,8 @@ fn dispatch<P: Plugin>(
 
 fn add<P: Plugin>(plugin: &P, request: &AddRequest) -> Result<String, ErrorReply> {
     let result = plugin.add(request).map_err(|error| error.reply())?;
+    journal::result(&result);
+    journal::step("answer");
     result
         .to_text(request.config.version())
         .map_err(|error| error.reply())
@@ -232,6 +263,7 @@ fn answer_panics<P: Plugin>() {
     panic::set_hook(Box::new(|panic| {
         let reply = bug::<P>(panic);
         log(&reply);
+        journal::end(Some(&reply));
         if let Err(error) = stdio::answer(reply.to_json(spoken_version())) {
             log(&format_args!("cannot write to standard output: {error}"));
         }

@@ -40,139 +40,143 @@ mod ours {
                          while read -r _ number; do nft delete rule inet cni-bridge $1 handle $number; done; }; ";
 
     /// Everything that an ADD makes. `VETH` stands for the pod's link on the node.
-    fn faults() -> Vec<Fault> {
-        use By::{Add, Nobody, Reconcile};
-        use Where::{Node, Pod};
-        vec![
-            fault(Node("ip link delete cbr0"), "bridge cbr0 is missing", Add),
-            fault(Node("ip link set cbr0 down"), "bridge cbr0 is down", Add),
-            fault(
-                Node("ip addr del 10.64.1.1/24 dev cbr0"),
-                "gateway address 10.64.1.1/24 is missing on bridge cbr0",
-                Add,
-            ),
-            fault(
-                Node("ip addr del fd00:64:1::1/64 dev cbr0"),
-                "gateway address fd00:64:1::1/64 is missing on bridge cbr0",
-                Add,
-            ),
-            fault(
-                Node("ip link set cbr0 type bridge nf_call_iptables 0"),
-                "bridge cbr0 does not hand its packets to iptables",
-                Add,
-            ),
-            fault(
-                Node("ip link set cbr0 type bridge nf_call_ip6tables 0"),
-                "bridge cbr0 does not hand its packets to iptables",
-                Add,
-            ),
-            fault(
-                Node("echo 0 >/proc/sys/net/ipv4/ip_forward"),
-                "net/ipv4/ip_forward is not 1",
-                Add,
-            ),
-            fault(
-                Node("echo 0 >/proc/sys/net/ipv6/conf/all/forwarding"),
-                "net/ipv6/conf/all/forwarding is not 1",
-                Add,
-            ),
-            fault(
-                Node("nft flush ruleset"),
-                "the masquerade rule is missing",
-                Add,
-            ),
-            fault(
-                Node("nft delete table inet cni-bridge"),
-                "the masquerade rule is missing",
-                Add,
-            ),
-            fault(
-                Node("rules postrouting 'ip saddr'"),
-                "the masquerade rule is missing in nftables table inet cni-bridge: ip saddr { 10.64.1.0/24 }",
-                Add,
-            ),
-            fault(
-                Node("rules postrouting 'ip6 saddr'"),
-                "the masquerade rule is missing in nftables table inet cni-bridge: ip6 saddr { fd00:64:1::/64 }",
-                Add,
-            ),
-            fault(
-                Node("echo 1 >/proc/sys/net/ipv6/conf/cbr0/accept_ra"),
-                "net/ipv6/conf/cbr0/accept_ra is not 0",
-                Reconcile,
-            ),
-            fault(
-                Node("ip link set VETH down"),
-                "link VETH on the node is down",
-                Reconcile,
-            ),
-            fault(
-                Node("ip link set VETH nomaster"),
-                "link VETH is no port of bridge cbr0",
-                Reconcile,
-            ),
-            fault(
-                Node("bridge link set dev VETH hairpin off"),
-                "hairpin of bridge port VETH is off, it should be on",
-                Reconcile,
-            ),
-            fault(
-                Node("bridge link set dev VETH isolated on"),
-                "isolation of bridge port VETH is on, it should be off",
-                Reconcile,
-            ),
-            fault(
-                Node("ip link set VETH alias ''"),
-                "the alias of link VETH is missing",
-                Nobody,
-            ),
-            fault(
-                Node("ip link set VETH mtu 1300"),
-                "link VETH on the node has MTU 1300, eth0 in the pod has 1500",
-                Nobody,
-            ),
-            fault(
-                Node("ip link delete VETH"),
-                "interface eth0 is missing in the pod",
-                Nobody,
-            ),
-            fault(
-                Pod("ip link delete eth0"),
-                "interface eth0 is missing in the pod",
-                Nobody,
-            ),
-            fault(
-                Pod("ip link set eth0 down"),
-                "interface eth0 in the pod is down",
-                Nobody,
-            ),
-            fault(
-                Pod("ip link set eth0 address 02:00:00:00:00:99"),
-                "has MAC address 02:00:00:00:00:99",
-                Nobody,
-            ),
-            fault(
-                Pod("ip addr del 10.64.1.2/24 dev eth0"),
-                "address 10.64.1.2/24 is missing on eth0",
-                Nobody,
-            ),
-            fault(
-                Pod("ip addr del fd00:64:1::2/64 dev eth0"),
-                "address fd00:64:1::2/64 is missing on eth0",
-                Nobody,
-            ),
-            fault(
-                Pod("ip route del default"),
-                "route 0.0.0.0/0 via 10.64.1.1 is missing on eth0",
-                Nobody,
-            ),
-            fault(
-                Pod("ip -6 route del default"),
-                "route ::/0 via fd00:64:1::1 is missing on eth0",
-                Nobody,
-            ),
-        ]
-    }
+    const FAULTS: &[Fault] = &[
+        fault(
+            Where::Node("ip link delete cbr0"),
+            "bridge cbr0 is missing",
+            By::Add,
+        ),
+        fault(
+            Where::Node("ip link set cbr0 down"),
+            "bridge cbr0 is down",
+            By::Add,
+        ),
+        fault(
+            Where::Node("ip addr del 10.64.1.1/24 dev cbr0"),
+            "gateway address 10.64.1.1/24 is missing on bridge cbr0",
+            By::Add,
+        ),
+        fault(
+            Where::Node("ip addr del fd00:64:1::1/64 dev cbr0"),
+            "gateway address fd00:64:1::1/64 is missing on bridge cbr0",
+            By::Add,
+        ),
+        fault(
+            Where::Node("ip link set cbr0 type bridge nf_call_iptables 0"),
+            "bridge cbr0 does not hand its packets to iptables",
+            By::Add,
+        ),
+        fault(
+            Where::Node("ip link set cbr0 type bridge nf_call_ip6tables 0"),
+            "bridge cbr0 does not hand its packets to iptables",
+            By::Add,
+        ),
+        fault(
+            Where::Node("echo 0 >/proc/sys/net/ipv4/ip_forward"),
+            "net/ipv4/ip_forward is not 1",
+            By::Add,
+        ),
+        fault(
+            Where::Node("echo 0 >/proc/sys/net/ipv6/conf/all/forwarding"),
+            "net/ipv6/conf/all/forwarding is not 1",
+            By::Add,
+        ),
+        fault(
+            Where::Node("nft flush ruleset"),
+            "the masquerade rule is missing",
+            By::Add,
+        ),
+        fault(
+            Where::Node("nft delete table inet cni-bridge"),
+            "the masquerade rule is missing",
+            By::Add,
+        ),
+        fault(
+            Where::Node("rules postrouting 'ip saddr'"),
+            "the masquerade rule is missing in nftables table inet cni-bridge: ip saddr { 10.64.1.0/24 }",
+            By::Add,
+        ),
+        fault(
+            Where::Node("rules postrouting 'ip6 saddr'"),
+            "the masquerade rule is missing in nftables table inet cni-bridge: ip6 saddr { fd00:64:1::/64 }",
+            By::Add,
+        ),
+        fault(
+            Where::Node("echo 1 >/proc/sys/net/ipv6/conf/cbr0/accept_ra"),
+            "net/ipv6/conf/cbr0/accept_ra is not 0",
+            By::Reconcile,
+        ),
+        fault(
+            Where::Node("ip link set VETH down"),
+            "link VETH on the node is down",
+            By::Reconcile,
+        ),
+        fault(
+            Where::Node("ip link set VETH nomaster"),
+            "link VETH is no port of bridge cbr0",
+            By::Reconcile,
+        ),
+        fault(
+            Where::Node("bridge link set dev VETH hairpin off"),
+            "hairpin of bridge port VETH is off, it should be on",
+            By::Reconcile,
+        ),
+        fault(
+            Where::Node("bridge link set dev VETH isolated on"),
+            "isolation of bridge port VETH is on, it should be off",
+            By::Reconcile,
+        ),
+        fault(
+            Where::Node("ip link set VETH alias ''"),
+            "the alias of link VETH is missing",
+            By::Nobody,
+        ),
+        fault(
+            Where::Node("ip link set VETH mtu 1300"),
+            "link VETH on the node has MTU 1300, eth0 in the pod has 1500",
+            By::Nobody,
+        ),
+        fault(
+            Where::Node("ip link delete VETH"),
+            "interface eth0 is missing in the pod",
+            By::Nobody,
+        ),
+        fault(
+            Where::Pod("ip link delete eth0"),
+            "interface eth0 is missing in the pod",
+            By::Nobody,
+        ),
+        fault(
+            Where::Pod("ip link set eth0 down"),
+            "interface eth0 in the pod is down",
+            By::Nobody,
+        ),
+        fault(
+            Where::Pod("ip link set eth0 address 02:00:00:00:00:99"),
+            "has MAC address 02:00:00:00:00:99",
+            By::Nobody,
+        ),
+        fault(
+            Where::Pod("ip addr del 10.64.1.2/24 dev eth0"),
+            "address 10.64.1.2/24 is missing on eth0",
+            By::Nobody,
+        ),
+        fault(
+            Where::Pod("ip addr del fd00:64:1::2/64 dev eth0"),
+            "address fd00:64:1::2/64 is missing on eth0",
+            By::Nobody,
+        ),
+        fault(
+            Where::Pod("ip route del default"),
+            "route 0.0.0.0/0 via 10.64.1.1 is missing on eth0",
+            By::Nobody,
+        ),
+        fault(
+            Where::Pod("ip -6 route del default"),
+            "route ::/0 via fd00:64:1::1 is missing on eth0",
+            By::Nobody,
+        ),
+    ];
 
     /// A node with all defaults, dual-stack.
     fn network() -> Value {
@@ -255,14 +259,14 @@ mod ours {
     #[test]
     #[ignore = "needs namespaces: run scripts/test"]
     fn check_names_every_object_that_is_gone_and_the_next_add_restores_what_pods_share() {
-        for fault in faults() {
+        for fault in FAULTS {
             on_host(|host| {
                 let world = World::around(host);
                 let conf = network();
                 let (one, result) = host.pod(&conf);
                 let (two, other) = host.pod(&conf);
                 let before = state(host);
-                break_it(host, &conf, &fault, &one, &result);
+                break_it(host, &conf, fault, &one, &result);
                 if fault.by != By::Add {
                     return;
                 }
@@ -279,14 +283,14 @@ mod ours {
     #[test]
     #[ignore = "needs namespaces: run scripts/test"]
     fn reconcile_restores_what_pods_share_and_their_ports_and_says_each() {
-        for fault in faults() {
+        for fault in FAULTS {
             on_host(|host| {
                 let world = World::around(host);
                 let conf = network();
                 let (one, result) = host.pod(&conf);
                 let (two, _) = host.pod(&conf);
                 let before = state(host);
-                break_it(host, &conf, &fault, &one, &result);
+                break_it(host, &conf, fault, &one, &result);
                 let said = fault.said.replace("VETH", link(&result));
                 if fault.by == By::Nobody {
                     let broken = host.state();

@@ -24,6 +24,7 @@ mod healing;
 mod interop;
 mod keys;
 mod killed;
+mod logs;
 mod packets;
 mod parallel;
 mod protocol;
