@@ -27,6 +27,7 @@ mod killed;
 mod logs;
 mod packets;
 mod parallel;
+mod parents;
 mod protocol;
 mod status;
 mod store;
