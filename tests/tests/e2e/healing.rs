@@ -351,6 +351,25 @@ mod ours {
         });
     }
 
+    /// A network without addresses has nothing but the bridge and its ports.
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn without_addresses_too_and_only_the_pods_of_its_own_network() {
+        on_host(|host| {
+            let bare = |name: &str, bridge: &str| {
+                let keys = json!({ "name": name, "bridge": bridge, "ipam": null });
+                conf::with(&conf::smallest(), &keys)
+            };
+            let (pod, result) = host.pod(&bare("one", "cbr1"));
+            let (_foreign, other) = host.pod(&bare("two", "cbr2"));
+            harness::sh("ip link delete cbr1; ip link delete cbr2");
+            host.pod(&bare("one", "cbr1"));
+            host.check(&bare("one", "cbr1"), &pod, &result).done();
+            let link = harness::sh(&format!("ip -o link show {}", link(&other)));
+            assert!(!link.contains("master"), "{link}");
+        });
+    }
+
     /// A port that was given to another bridge stays there: CHECK and reconcile say it.
     #[test]
     #[ignore = "needs namespaces: run scripts/test"]
