@@ -2,12 +2,15 @@
 
 use std::{
     any,
-    cell::{Cell, RefCell},
     ffi::OsString,
     fs::{self, OpenOptions},
     io::Write,
     panic,
     path::{Path, PathBuf},
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
 };
 
@@ -25,8 +28,8 @@ pub struct Host {
     /// Its network namespace, for what has to get there from another thread.
     pub netns: Netns,
     name: String,
-    containers: Cell<u32>,
-    kept: RefCell<Vec<Container>>,
+    containers: AtomicU32,
+    kept: Mutex<Vec<Container>>,
 }
 
 /// Runs a test on a node of its own.
@@ -84,7 +87,7 @@ fn test_name(thread: Option<&str>, closure: &str) -> String {
 }
 
 impl Host {
-    fn enter(name: &str) -> Self {
+    pub(crate) fn enter(name: &str) -> Self {
         namespace::enter_new(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS);
         private_mounts();
         let netns = Netns::current();
@@ -92,15 +95,15 @@ impl Host {
         Self {
             netns,
             name: name.to_owned(),
-            containers: Cell::new(0),
-            kept: RefCell::default(),
+            containers: AtomicU32::new(0),
+            kept: Mutex::default(),
         }
     }
 
     /// A new container, named "pod1", "pod2", ... in the order they are made.
     pub fn container(&self) -> Container {
-        self.containers.set(self.containers.get() + 1);
-        Container::new(&format!("pod{}", self.containers.get()))
+        let before = self.containers.fetch_add(1, Ordering::Relaxed);
+        Container::new(&format!("pod{}", before + 1))
     }
 
     /// Reports that this machine cannot run this test, which then has to return.
@@ -110,7 +113,7 @@ impl Host {
 
     /// Keeps a container alive to the end of the test.
     pub fn keep(&self, container: Container) {
-        self.kept.borrow_mut().push(container);
+        self.kept.lock().unwrap().push(container);
     }
 
     /// Everything on this node that a plugin may touch, as text.

@@ -18,11 +18,11 @@ use crate::Netns;
 
 /// How long an answer may take before a packet counts as lost. The Go plugin's gateway has
 /// no IPv6 for some two seconds.
-const PATIENCE: Duration = Duration::from_secs(6);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(6);
 /// How long nothing has to come before it is believed that nothing comes.
 const SILENCE: Duration = Duration::from_millis(600);
 /// How often a datagram is repeated: the first may fall victim to address resolution.
-const REPEAT: Duration = Duration::from_millis(250);
+pub(crate) const REPEAT: Duration = Duration::from_millis(250);
 /// How often a server looks whether it should stop.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -37,9 +37,8 @@ pub struct Echo {
 impl Echo {
     /// Listens on this address, which has to be there, in the namespace.
     pub fn start(netns: &Netns, address: &str) -> Self {
-        let (udp, tcp) = netns.run(|| (UdpSocket::bind(address), TcpListener::bind(address)));
-        let udp = udp.unwrap_or_else(|error| panic!("cannot listen on {address}: {error}"));
-        let tcp = tcp.unwrap_or_else(|error| panic!("cannot listen on {address}: {error}"));
+        let udp = bound(netns, address, UdpSocket::bind);
+        let tcp = bound(netns, address, TcpListener::bind);
         udp.set_read_timeout(Some(POLL)).unwrap();
         tcp.set_nonblocking(true).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
@@ -72,6 +71,28 @@ impl Drop for Echo {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             thread.join().ok();
+        }
+    }
+}
+
+/// Opens a socket in a namespace. One that has been closed lives on for a moment in a child
+/// that another test has just forked.
+pub(crate) fn bound<T: Send>(
+    netns: &Netns,
+    address: &str,
+    bind: impl Fn(SocketAddr) -> io::Result<T> + Sync,
+) -> T {
+    let local = socket_address(address);
+    let started = Instant::now();
+    loop {
+        match netns.run(|| bind(local)) {
+            Ok(socket) => return socket,
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse && started.elapsed() < PATIENCE =>
+            {
+                thread::sleep(POLL);
+            }
+            Err(error) => panic!("cannot listen on {address}: {error}"),
         }
     }
 }
@@ -204,6 +225,11 @@ impl Capture {
         Self(socket.expect("cannot capture packets"))
     }
 
+    /// Where the frames come from, which knows more of them than [`Self::frames`] tells.
+    pub(crate) fn socket(&self) -> &OwnedFd {
+        &self.0
+    }
+
     /// The frames that have come since the start or the last call.
     pub fn frames(&self) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
@@ -215,12 +241,12 @@ impl Capture {
     }
 }
 
-fn socket_address(text: &str) -> SocketAddr {
+pub(crate) fn socket_address(text: &str) -> SocketAddr {
     text.parse()
         .unwrap_or_else(|_| panic!("{text} is not ADDRESS:PORT"))
 }
 
-fn any(like: SocketAddr) -> IpAddr {
+pub(crate) fn any(like: SocketAddr) -> IpAddr {
     if like.is_ipv4() {
         Ipv4Addr::UNSPECIFIED.into()
     } else {
@@ -228,7 +254,7 @@ fn any(like: SocketAddr) -> IpAddr {
     }
 }
 
-fn parsed(answer: &[u8]) -> io::Result<IpAddr> {
+pub(crate) fn parsed(answer: &[u8]) -> io::Result<IpAddr> {
     let text = String::from_utf8_lossy(answer);
     text.parse()
         .map_err(|error| io::Error::other(format!("odd answer {text:?}: {error}")))

@@ -10,7 +10,7 @@
 //! The router knows the way to the node's pods: `10.64.1.0/24`, `192.168.1.0/24`,
 //! `fd00:64:1::/64`, `2001:db8:64:1::/64`.
 
-use std::{thread, time::Duration};
+use std::{fmt::Write as _, thread, time::Duration};
 
 use crate::{Host, Netns};
 
@@ -35,117 +35,146 @@ impl World {
 
     /// The same with another MTU of the uplink.
     pub fn with_mtu(host: &Host, mtu: u32) -> Self {
-        let world = Self {
-            router: Netns::new(),
-            lan: Netns::new(),
-            outside: Netns::new(),
-            other_node: Netns::new(),
-        };
-        world.set_up_router(host, mtu);
-        set_up_node(host);
-        end(
-            &world.lan,
-            "10.250.0.10/24 10.250.0.1 fd00:250::10/64 fd00:250::1",
+        let [lan, outside, other_node] = [(); 3].map(|()| Netns::new());
+        let router = router(
+            &[
+                Cable::new("node", &host.netns, NODE_ONE).mtu(mtu),
+                Cable::new("lan", &lan, LAN),
+                Cable::new("outside", &outside, OUTSIDE),
+                Cable::new("other", &other_node, NODE_TWO),
+            ],
+            "10.64.1.0/24 via 10.200.0.2
+             192.168.1.0/24 via 10.200.0.2
+             fd00:64:1::/64 via fd00:200::2
+             2001:db8:64:1::/64 via fd00:200::2
+             10.64.2.0/24 via 10.200.2.2
+             192.168.2.0/24 via 10.200.2.2
+             fd00:64:2::/64 via fd00:200:2::2",
         );
-        end(
-            &world.outside,
-            "203.0.113.10/24 203.0.113.1 2001:db8:113::10/64 2001:db8:113::1",
-        );
-        end(
-            &world.other_node,
-            "10.200.2.2/24 10.200.2.1 fd00:200:2::2/64 fd00:200:2::1",
-        );
-        world.other_node.ip("addr add 10.64.2.7/32 dev lo
+        other_node.ip("addr add 10.64.2.7/32 dev lo
              addr add 192.168.2.7/32 dev lo
              addr add fd00:64:2::7/128 dev lo nodad");
-        world.wait_for_the_router();
-        world
+        Self {
+            router,
+            lan,
+            outside,
+            other_node,
+        }
+    }
+}
+
+/// The addresses at both ends of a link: the router's, the machine's.
+type Addresses = &'static [[&'static str; 2]];
+
+pub(crate) const NODE_ONE: Addresses = &[
+    ["10.200.0.1/24", "10.200.0.2/24"],
+    ["fd00:200::1/64", "fd00:200::2/64"],
+    ["2001:db8:200::1/64", "2001:db8:200::2/64"],
+];
+pub(crate) const NODE_TWO: Addresses = &[
+    ["10.200.2.1/24", "10.200.2.2/24"],
+    ["fd00:200:2::1/64", "fd00:200:2::2/64"],
+    ["2001:db8:200:2::1/64", "2001:db8:200:2::2/64"],
+];
+pub(crate) const OUTSIDE: Addresses = &[
+    ["203.0.113.1/24", "203.0.113.10/24"],
+    ["2001:db8:113::1/64", "2001:db8:113::10/64"],
+];
+const LAN: Addresses = &[
+    ["10.250.0.1/24", "10.250.0.10/24"],
+    ["fd00:250::1/64", "fd00:250::10/64"],
+];
+
+/// The link between the router and one machine, whose end is called `uplink`.
+#[derive(Debug)]
+pub(crate) struct Cable<'a> {
+    name: &'a str,
+    machine: &'a Netns,
+    addresses: Addresses,
+    mtu: u32,
+}
+
+impl<'a> Cable<'a> {
+    /// `name` is that of the router's end. MTU 1500.
+    pub(crate) fn new(name: &'a str, machine: &'a Netns, addresses: Addresses) -> Self {
+        Self {
+            name,
+            machine,
+            addresses,
+            mtu: 1500,
+        }
     }
 
-    /// The kernel drops what is sent over a link until it has noticed the carrier.
-    fn wait_for_the_router(&self) {
-        for _ in 0..500 {
-            let links = self.router.sh("ip -o link show up");
-            if links.matches(" state UP ").count() == 4 {
-                return;
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-        panic!("the links of the router do not come up");
+    pub(crate) fn mtu(self, mtu: u32) -> Self {
+        Self { mtu, ..self }
     }
 
-    fn set_up_router(&self, host: &Host, mtu: u32) {
-        let links = [
-            ("node", &host.netns, "uplink"),
-            ("lan", &self.lan, "eth0"),
-            ("outside", &self.outside, "eth0"),
-            ("other", &self.other_node, "eth0"),
-        ];
-        let links = links.map(|(name, netns, peer)| {
-            let path = netns.path();
-            let mtu = if name == "node" { mtu } else { 1500 };
-            format!(
-                "link add {name} mtu {mtu} type veth peer name {peer} mtu {mtu} netns {}\n\
-                 link set {name} up\n",
-                path.display()
-            )
-        });
-        for netns in [&self.router, &self.lan, &self.outside, &self.other_node] {
-            without_duplicate_detection(netns);
-        }
-        self.router.sh(
-            "echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding",
+    fn at_the_router(&self) -> String {
+        let Self { name, mtu, .. } = self;
+        let machine = self.machine.path();
+        let machine = machine.display();
+        let mut commands = format!(
+            "link add {name} mtu {mtu} type veth peer name uplink mtu {mtu} netns {machine}\n"
         );
-        self.router.ip(&links.concat());
-        self.router.ip("addr add 10.200.0.1/24 dev node
-             addr add fd00:200::1/64 dev node nodad
-             addr add 2001:db8:200::1/64 dev node nodad
-             addr add 10.250.0.1/24 dev lan
-             addr add fd00:250::1/64 dev lan nodad
-             addr add 203.0.113.1/24 dev outside
-             addr add 2001:db8:113::1/64 dev outside nodad
-             addr add 10.200.2.1/24 dev other
-             addr add fd00:200:2::1/64 dev other nodad
-             route add 10.64.1.0/24 via 10.200.0.2
-             route add 192.168.1.0/24 via 10.200.0.2
-             route add fd00:64:1::/64 via fd00:200::2
-             route add 2001:db8:64:1::/64 via fd00:200::2
-             route add 10.64.2.0/24 via 10.200.2.2
-             route add 192.168.2.0/24 via 10.200.2.2
-             route add fd00:64:2::/64 via fd00:200:2::2");
+        end(name, "fe80::1/64", &mut commands);
+        for [router, _] in self.addresses {
+            address(router, name, &mut commands);
+        }
+        commands
+    }
+
+    /// Its default routes lead to the router's last address of each family.
+    fn at_the_machine(&self) -> String {
+        let mut commands = "link set lo up\n".to_owned();
+        end("uplink", "fe80::2/64", &mut commands);
+        for [router, machine] in self.addresses {
+            address(machine, "uplink", &mut commands);
+            let (router, _) = router.split_once('/').unwrap();
+            writeln!(commands, "route replace default via {router}").unwrap();
+        }
+        commands
     }
 }
 
-/// The world has been there for a while: nobody waits a second for his link-local address,
+/// The link has been there for a while: nobody waits a second for his link-local address,
 /// without which neighbours cannot be found.
-fn without_duplicate_detection(netns: &Netns) {
-    netns.sh("cd /proc/sys/net/ipv6/conf; echo 0 >all/accept_dad; echo 0 >default/accept_dad");
+fn end(link: &str, local: &str, commands: &mut String) {
+    writeln!(commands, "link set {link} addrgenmode none").unwrap();
+    address(local, link, commands);
+    writeln!(commands, "link set {link} up").unwrap();
 }
 
-fn set_up_node(host: &Host) {
-    // A node that has been up for a while has its link-local address.
-    host.netns.ip("link set uplink addrgenmode none
-         addr add fe80::2/64 dev uplink nodad
-         link set uplink up
-         addr add 10.200.0.2/24 dev uplink
-         addr add fd00:200::2/64 dev uplink nodad
-         addr add 2001:db8:200::2/64 dev uplink nodad
-         route add default via 10.200.0.1
-         route add default via 2001:db8:200::1");
+fn address(address: &str, link: &str, commands: &mut String) {
+    let nodad = if address.contains(':') { "nodad" } else { "" };
+    writeln!(commands, "addr add {address} dev {link} {nodad}").unwrap();
 }
 
-/// A host with one link: "address4 gateway4 address6 gateway6".
-fn end(netns: &Netns, addresses: &str) {
-    let words: Vec<&str> = addresses.split(' ').collect();
-    let [address4, gateway4, address6, gateway6] = *words.as_slice() else {
-        panic!("not four addresses: {addresses}");
-    };
-    netns.ip(&format!(
-        "link set lo up
-         link set eth0 up
-         addr add {address4} dev eth0
-         addr add {address6} dev eth0 nodad
-         route add default via {gateway4}
-         route add default via {gateway6}"
-    ));
+/// A router with these links and, one a line, these further routes.
+pub(crate) fn router(cables: &[Cable], routes: &str) -> Netns {
+    let netns = Netns::new();
+    netns.sh(
+        "echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding",
+    );
+    let mut commands: String = cables.iter().map(Cable::at_the_router).collect();
+    for route in routes.lines() {
+        writeln!(commands, "route add {route}").unwrap();
+    }
+    netns.ip(&commands);
+    for cable in cables {
+        cable.machine.ip(&cable.at_the_machine());
+    }
+    wait_for_the_carriers(&netns, cables.len());
+    netns
+}
+
+/// The kernel drops what is sent over a link until it has noticed the carrier.
+fn wait_for_the_carriers(router: &Netns, count: usize) {
+    for _ in 0..500 {
+        let links = router.sh("ip -o link show up");
+        if links.matches(" state UP ").count() == count {
+            return;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    panic!("the links of the router do not come up");
 }
