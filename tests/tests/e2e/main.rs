@@ -32,4 +32,5 @@ mod protocol;
 mod status;
 mod store;
 mod systemd;
+mod topology;
 mod undo;
