@@ -29,6 +29,7 @@ mod packets;
 mod parallel;
 mod parents;
 mod protocol;
+mod services;
 mod status;
 mod store;
 mod systemd;
