@@ -32,6 +32,7 @@ mod protocol;
 mod services;
 mod status;
 mod store;
+mod storms;
 mod systemd;
 mod topology;
 mod undo;
