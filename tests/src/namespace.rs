@@ -4,7 +4,7 @@ use std::{
     fs::File,
     os::fd::AsRawFd,
     panic,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{self, Command},
     thread,
 };
@@ -36,6 +36,13 @@ impl Netns {
     pub fn current() -> Self {
         let file =
             File::open("/proc/thread-self/ns/net").expect("cannot open /proc: is it mounted?");
+        Self { file }
+    }
+
+    /// One that has a path.
+    pub fn open(path: &Path) -> Self {
+        let file = File::open(path)
+            .unwrap_or_else(|error| panic!("no namespace {}: {error}", path.display()));
         Self { file }
     }
 

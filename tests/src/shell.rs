@@ -56,6 +56,11 @@ pub(crate) fn tools_dir() -> PathBuf {
     cache.join("cni-bridge-tests/bin")
 }
 
+/// Where `scripts/setup` puts what the tests with containerd need.
+pub(crate) fn containerd_tool(name: &str) -> PathBuf {
+    tools_dir().with_file_name("containerd").join(name)
+}
+
 /// The path of a program of another project, which `scripts/setup` builds.
 pub fn tool(name: &str) -> PathBuf {
     let path = tools_dir().join(name);
