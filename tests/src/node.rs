@@ -9,6 +9,10 @@
     reason = "of JSON, where what is not there is null"
 )]
 
+mod calls;
+mod crowd;
+mod pod;
+
 use std::{
     fs::{self, File},
     io::{self, Write as _},
@@ -26,7 +30,10 @@ use std::{
 use nix::{sched::CloneFlags, sys::signal::Signal};
 use serde_json::{Value, json};
 
-use crate::{Cri, CriError, Host, Netns, conf, namespace, plugin, shell};
+use crate::{Cri, Host, Netns, conf, namespace, plugin, shell};
+
+pub use calls::Call;
+pub use pod::Pod;
 
 /// The only image there is, for the pods' own process and for containers in them.
 pub const IMAGE: &str = "cni.test/busybox:1";
@@ -152,16 +159,6 @@ impl Node {
         })
     }
 
-    /// Puts the recorder in front of every plugin.
-    pub fn record_calls(&self) {
-        fs::rename("/opt/cni/bin", "/opt/cni/recorded").unwrap();
-        fs::create_dir("/opt/cni/bin").unwrap();
-        for plugin in fs::read_dir("/opt/cni/recorded").unwrap().flatten() {
-            let wrapper = Path::new("/opt/cni/bin").join(plugin.file_name());
-            symlink(script("recorder.sh"), wrapper).unwrap();
-        }
-    }
-
     /// Gives the node this network, as an installer should: the file is whole when it gets
     /// its name, and gets it by a rename in the directory, which containerd notices.
     pub fn configure(&self, conflist: &str) {
@@ -262,74 +259,11 @@ impl Node {
         init.id()
     }
 
-    /// The configuration of a pod sandbox as the kubelet makes it.
-    pub fn pod_config(&self, name: &str) -> Value {
-        json!({
-            "metadata": { "name": name, "uid": format!("uid-of-{name}"), "namespace": "default" },
-            "hostname": name,
-            "logDirectory": format!("/run/node/log/{name}"),
-            "linux": { "cgroupParent": format!("/{}", self.cgroup) },
-        })
-    }
-
     /// A network namespace on the node, by its path there.
     pub fn netns(&self, path: &str) -> Netns {
         // /var/run is a link, and an absolute one would lead out of the node.
         let path = path.trim_start_matches("/var");
         Netns::open(&PathBuf::from(format!("/proc/{}/root{path}", self.pid())))
-    }
-
-    /// Makes a pod that has to come up.
-    #[track_caller]
-    pub fn pod(&self, cri: &Cri, name: &str) -> Pod {
-        let pod = self.try_pod(cri, name);
-        pod.unwrap_or_else(|error| panic!("pod {name}: {error}"))
-    }
-
-    /// Makes a pod.
-    pub fn try_pod(&self, cri: &Cri, name: &str) -> Result<Pod, CriError> {
-        let config = self.pod_config(name);
-        let id = cri.run_pod_sandbox(&config)?;
-        Ok(Pod { id, config })
-    }
-
-    /// What the kubelet does with sandboxes that are not ready: a DEL for each, at least.
-    /// Returns how many there were.
-    #[track_caller]
-    pub fn remove_what_is_not_ready(&self) -> usize {
-        let cri = self.cri();
-        let mut sandboxes = cri.pod_sandboxes();
-        sandboxes.retain(|(_, state)| state == "not ready");
-        for (id, _) in &sandboxes {
-            let (id, config) = (id.clone(), Value::Null);
-            Pod { id, config }.remove(&cri);
-        }
-        sandboxes.len()
-    }
-
-    /// The network namespace of a pod.
-    pub fn netns_of(&self, cri: &Cri, pod: &Pod) -> Netns {
-        self.netns(&pod.netns_path(cri))
-    }
-
-    /// Every CNI call so far, in the order of their starts.
-    pub fn calls(&self) -> Vec<Call> {
-        let log = fs::read_to_string("/run/node/calls/log").unwrap_or_default();
-        log.lines().map(Call::parse).collect()
-    }
-
-    /// The calls that are made while `work` runs.
-    pub fn calls_during<T>(&self, work: impl FnOnce() -> T) -> (T, Vec<Call>) {
-        let before = self.calls().len();
-        let outcome = work();
-        (outcome, self.calls().split_off(before))
-    }
-
-    /// How many processes run this plugin.
-    pub fn running(&self, plugin: &str) -> usize {
-        let path = format!("/opt/cni/recorded/{plugin}");
-        let executables = self.sh("readlink /proc/[0-9]*/exe || true");
-        executables.lines().filter(|line| **line == path).count()
     }
 
     /// What containerd has written so far.
@@ -381,105 +315,6 @@ impl Drop for Node {
             .flatten()
         {
             remove_cgroup(&hierarchy.path().join(&self.cgroup));
-        }
-    }
-}
-
-/// A pod sandbox.
-#[derive(Debug)]
-pub struct Pod {
-    /// The id, which is also `CNI_CONTAINERID`.
-    pub id: String,
-    /// What it was made from.
-    pub config: Value,
-}
-
-impl Pod {
-    /// All addresses, the first one first. They stand in the status.
-    pub fn addresses(&self, cri: &Cri) -> Vec<String> {
-        let network = &cri.pod_sandbox_status(&self.id)["status"]["network"];
-        let further = network["additionalIps"].as_array().into_iter().flatten();
-        let all = [&network["ip"]]
-            .into_iter()
-            .chain(further.map(|address| &address["ip"]));
-        all.filter_map(Value::as_str).map(str::to_owned).collect()
-    }
-
-    /// The only address.
-    #[track_caller]
-    pub fn address(&self, cri: &Cri) -> String {
-        let mut addresses = self.addresses(cri);
-        assert_eq!(addresses.len(), 1, "{addresses:?}");
-        addresses.remove(0)
-    }
-
-    /// Where the node has its network namespace.
-    pub fn netns_path(&self, cri: &Cri) -> String {
-        let status = cri.pod_sandbox_status(&self.id);
-        let namespaces = &status["info"]["runtimeSpec"]["linux"]["namespaces"];
-        let network = namespaces
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|namespace| namespace["type"] == "network")
-            .unwrap_or_else(|| panic!("no network namespace: {status}"));
-        network["path"].as_str().unwrap().to_owned()
-    }
-
-    /// Starts a container in it that sleeps; its id.
-    pub fn container(&self, cri: &Cri) -> String {
-        let config = json!({
-            "metadata": { "name": "main" },
-            "image": { "image": IMAGE },
-            "logPath": "main.log",
-        });
-        cri.start_container(&self.id, &self.config, &config)
-    }
-
-    /// Stops and removes it, as the kubelet does.
-    #[track_caller]
-    pub fn remove(&self, cri: &Cri) {
-        cri.stop_pod_sandbox(&self.id)
-            .unwrap_or_else(|error| panic!("StopPodSandbox: {error}"));
-        cri.remove_pod_sandbox(&self.id)
-            .unwrap_or_else(|error| panic!("RemovePodSandbox: {error}"));
-    }
-}
-
-/// One call of a plugin by containerd.
-#[derive(Clone, Debug)]
-pub struct Call {
-    /// The file name of the plugin.
-    pub plugin: String,
-    /// `CNI_COMMAND`.
-    pub verb: String,
-    /// `CNI_CONTAINERID`.
-    pub container: String,
-    /// `CNI_IFNAME`.
-    pub interface: String,
-    /// `CNI_NETNS`.
-    pub netns: String,
-    /// `CNI_ARGS`.
-    pub args: String,
-    /// Standard input.
-    pub conf: Value,
-}
-
-impl Call {
-    fn parse(line: &str) -> Self {
-        let fields: Vec<&str> = line.split('\t').collect();
-        let [plugin, verb, container, interface, netns, args, input] = *fields.as_slice() else {
-            panic!("not a recorded call: {line}");
-        };
-        let input = fs::read(input).unwrap();
-        Self {
-            plugin: plugin.to_owned(),
-            verb: verb.to_owned(),
-            container: container.to_owned(),
-            interface: interface.to_owned(),
-            netns: netns.to_owned(),
-            args: args.to_owned(),
-            conf: serde_json::from_slice(&input).expect("no JSON on standard input"),
         }
     }
 }

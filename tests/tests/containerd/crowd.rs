@@ -2,12 +2,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::atomic::{AtomicUsize, Ordering},
-    thread,
     time::{Duration, Instant},
 };
 
-use harness::{Containerd, Cri, Echo, Node, on_host, packet};
+use harness::{Containerd, Echo, Node, on_host, packet};
 
 for_each_containerd!(sixty_pods_from_eight_callers);
 
@@ -25,7 +23,7 @@ fn sixty_pods_from_eight_callers(which: Containerd) {
         let before = host.state();
 
         let started = Instant::now();
-        let pods = by_callers(&node, PODS, |cri, n| node.pod(cri, &format!("pod{n}")));
+        let pods = node.by_callers(CALLERS, PODS, |cri, n| node.pod(cri, &format!("pod{n}")));
         let made = started.elapsed();
 
         let addresses: BTreeSet<String> = pods.iter().map(|pod| pod.address(&cri)).collect();
@@ -38,7 +36,7 @@ fn sixty_pods_from_eight_callers(which: Containerd) {
         }
 
         let started = Instant::now();
-        by_callers(&node, PODS, |cri, n| pods[n].remove(cri));
+        node.by_callers(CALLERS, PODS, |cri, n| pods[n].remove(cri));
         let removed = started.elapsed();
         assert_eq!(cri.pod_sandboxes().len(), 1);
         host.state().assert_same(&before);
@@ -48,32 +46,6 @@ fn sixty_pods_from_eight_callers(which: Containerd) {
             seconds(removed)
         );
     });
-}
-
-/// The results of `work` for 0, 1, ..., from so many callers with a connection each.
-fn by_callers<T: Send>(
-    node: &Node,
-    count: usize,
-    work: impl Fn(&Cri, usize) -> T + Sync,
-) -> Vec<T> {
-    let next = AtomicUsize::new(0);
-    let caller = || {
-        let cri = node.cri();
-        let numbers = std::iter::from_fn(|| Some(next.fetch_add(1, Ordering::Relaxed)));
-        numbers
-            .take_while(|number| *number < count)
-            .map(|number| (number, work(&cri, number)))
-            .collect::<Vec<_>>()
-    };
-    thread::scope(|scope| {
-        let callers: Vec<_> = (0..CALLERS).map(|_| scope.spawn(caller)).collect();
-        let mut results: Vec<_> = callers
-            .into_iter()
-            .flat_map(|caller| caller.join().expect("a caller"))
-            .collect();
-        results.sort_by_key(|(number, _)| *number);
-        results.into_iter().map(|(_, result)| result).collect()
-    })
 }
 
 fn seconds(time: Duration) -> String {
