@@ -266,6 +266,15 @@ impl Node {
         Netns::open(&PathBuf::from(format!("/proc/{}/root{path}", self.pid())))
     }
 
+    /// What this containerd calls itself: "1.6.20~ds1", "v2.4.2".
+    pub fn version(&self) -> String {
+        let version = self.cri().runtime("Version", &json!({}));
+        version["runtimeVersion"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    }
+
     /// What containerd has written so far.
     pub fn log(&self) -> String {
         fs::read_to_string("/run/node/log/containerd.log").unwrap_or_default()
@@ -340,8 +349,11 @@ fn script(name: &str) -> PathBuf {
         .join(name)
 }
 
-fn install(executable: &Path) {
+/// Puts a plugin into the directory of the node that the calling thread is preparing.
+pub fn install(executable: &Path) {
     let target = Path::new("/opt/cni/bin").join(executable.file_name().unwrap());
+    // It may be a link.
+    fs::remove_file(&target).ok();
     fs::copy(executable, &target)
         .unwrap_or_else(|error| panic!("{}: {error}", executable.display()));
 }

@@ -38,9 +38,11 @@ pub(crate) fn plugins_dir() -> PathBuf {
     if let Some(dir) = shell::variable("CNI_E2E_PLUGINS") {
         return PathBuf::from(dir);
     }
-    // target/<triple>/<profile>/deps/e2e-<hash>
+    // target/<triple>/<profile>/deps/e2e-<hash>, or for a program without the deps/
     let executable = env::current_exe().unwrap();
-    executable.ancestors().nth(2).unwrap().to_owned()
+    let mut dirs = executable.ancestors().skip(1);
+    let profile = dirs.find(|dir| !dir.ends_with("deps"));
+    profile.unwrap().to_owned()
 }
 
 /// The executable of a plugin, by its type.
