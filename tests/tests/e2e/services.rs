@@ -8,7 +8,8 @@
 use std::fs;
 
 use harness::{
-    Exchange, Host, Lab, Netns, Node, Port, conf,
+    Exchange, Host, Lab, Netns, Port, conf,
+    lab::Node,
     lab::{Family, IPV4, IPV6, Pods},
     on_host, packet, sh,
 };

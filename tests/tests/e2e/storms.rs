@@ -13,7 +13,7 @@ mod ours {
         time::{Duration, Instant},
     };
 
-    use harness::{Answer, Container, Host, Node, Request, conf, on_host};
+    use harness::{Answer, Container, Host, Request, conf, lab::Node, on_host};
     use serde_json::{Value, json};
 
     const PODS: usize = 300;

@@ -8,7 +8,8 @@ use std::{
 };
 
 use harness::{
-    Exchange, Lab, Netns, Node, Port, conf,
+    Exchange, Lab, Netns, Port, conf,
+    lab::Node,
     lab::{Family, IPV4, IPV6, Pods},
     on_host,
 };
