@@ -27,7 +27,7 @@ enum Mode {
 impl Mode {
     /// Reports if there is nothing to put these rules in force with.
     fn is_possible(self, host: &Host) -> bool {
-        let found = sh("command -v iptables-restore ip6tables-restore || true");
+        let found = sh("command -v iptables-restore; command -v ip6tables-restore || true");
         let possible = matches!(self, Self::Nftables) || found.lines().count() == 2;
         if !possible {
             host.cannot_run("iptables is not installed");
