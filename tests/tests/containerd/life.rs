@@ -1,11 +1,16 @@
 //! A pod from its first packet to its last DEL.
 
-use harness::{Call, Containerd, Cri, Echo, Host, Netns, Node, Pod, World, conf, on_host, packet};
-use serde_json::json;
+use std::path::Path;
+
+use harness::{
+    Call, Containerd, Cri, Echo, Host, Netns, Node, Pod, World, conf, node, on_host, packet, tool,
+};
+use serde_json::{Value, json};
 
 for_each_containerd!(
     a_pod_lives_and_ends,
-    a_pod_on_the_nodes_network_is_left_alone
+    a_host_port_leads_to_the_pod,
+    a_pod_on_the_nodes_network_is_left_alone,
 );
 
 fn a_pod_lives_and_ends(which: Containerd) {
@@ -120,6 +125,38 @@ fn ends(node: &Node, cri: &Cri, pod: &Pod) {
         let later = ("DEL", "", false);
         assert_eq!(seen, [first, later, later], "{plugin}");
     }
+}
+
+/// By `portmap` behind our plugin, as `conf/README.md` says.
+fn a_host_port_leads_to_the_pod(which: Containerd) {
+    on_host(|host| {
+        let world = World::around(host);
+        let Some(mut node) = Node::prepared(host, which, Path::new("/run/disk")) else {
+            return;
+        };
+        node::install(&tool("portmap"));
+        let portmap = json!({ "type": "portmap", "capabilities": { "portMappings": true } });
+        let mut list: Value =
+            serde_json::from_str(&node::shipped("10-cbr0.conflist")).expect("the shipped file");
+        list["plugins"]
+            .as_array_mut()
+            .expect("plugins")
+            .push(portmap);
+        node.configure(&list.to_string());
+        node.start();
+        let cri = node.cri();
+        let ports = json!({ "portMappings": [{ "containerPort": 8080, "hostPort": 8081 }] });
+        let config = conf::with(&node.pod_config("web"), &ports);
+        let id = cri.run_pod_sandbox(&config).expect("a pod");
+        let pod = Pod { id, config };
+        let _server = Echo::start(&node.netns_of(&cri, &pod), "10.64.1.2:8080");
+
+        let seen = packet::connect(&world.lan, "10.200.0.2:8081").expect("an answer");
+        assert_eq!(seen.to_string(), "10.250.0.10");
+        pod.remove(&cri);
+        let refusal = packet::connect(&world.lan, "10.200.0.2:8081");
+        assert!(refusal.is_err(), "{refusal:?}");
+    });
 }
 
 fn a_pod_on_the_nodes_network_is_left_alone(which: Containerd) {
