@@ -97,7 +97,7 @@ cri_client() {
     fi
     say "setup: building the CRI client into $CONTAINERD_TOOLS (once)"
     local temporary=$CONTAINERD_TOOLS/.cri-$$
-    if (cd "$source" && CGO_ENABLED=0 GOFLAGS='-trimpath -mod=readonly' go build -ldflags '-s -w' -o "$temporary" .); then
+    if (cd "$source" && go vet . && CGO_ENABLED=0 GOFLAGS='-trimpath -mod=readonly' go build -ldflags '-s -w' -o "$temporary" .); then
         mv -f "$temporary" "$CONTAINERD_TOOLS/cri"
         say "$sum" >"$CONTAINERD_TOOLS/.cri"
     fi
