@@ -9,7 +9,8 @@ use crate::{
     kernel::{Kernel, OwnNetns},
     mac::Mac,
     object::{
-        bridge, bridge::Ensured, forwarding, masquerade, pod, spoof, uplink, veth, veth::Veth,
+        bridge, bridge::Ensured, firewall, forwarding, masquerade, pod, spoof, uplink, veth,
+        veth::Veth,
     },
     plan::{Allocation, Plan, PortPlan, Surroundings},
     rtnl::{Host, Link, Rtnl},
@@ -82,6 +83,8 @@ fn apply(
     let bridge = bridge::ensure(&mut kernel.host, found, &plan.bridge)?;
     let mut changed = bridge.changed;
     changed |= forwarding::ensure(&mut kernel.host, plan.bridge.forwarding())?;
+    step("firewall");
+    firewall::ensure(&mut kernel.host, &firewall::Scope::of(&plan))?;
     step("veth");
     let veth = veth::create(kernel, &plan.veth, &bridge.bridge, undo)?;
     step("lease");

@@ -22,7 +22,7 @@ use crate::{
     kernel::{Kernel, OwnNetns},
     mac::Mac,
     netns::Netns,
-    object::{bridge, forwarding, masquerade, port, spoof, vlan},
+    object::{bridge, firewall, forwarding, masquerade, port, spoof, vlan},
     plan::{Allocated, Allocation, Plan, Surroundings, VethPlan},
     rtnl::{Host, Index, Link, Pod, family_of, route_address},
 };
@@ -69,6 +69,10 @@ pub(crate) fn check(request: &CheckRequest) -> Result<(), Error> {
     }
     differences.extend(forwarding::check(plan.bridge.forwarding())?);
     differences.extend(masquerade::check(&plan.masquerade)?);
+    differences.extend(firewall::check(
+        &mut kernel.host,
+        &firewall::Scope::of(&plan),
+    )?);
     bridge::note_missing_netfilter();
     if differences.is_empty() {
         Ok(())

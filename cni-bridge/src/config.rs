@@ -53,6 +53,7 @@ struct Raw {
     enabledad: bool,
     disable_container_interface: bool,
     port_isolation: bool,
+    forward_accept: bool,
     ipam: Option<serde::de::IgnoredAny>,
     status_on_exhaustion: Option<serde::de::IgnoredAny>,
     log_file: Option<serde::de::IgnoredAny>,
@@ -110,6 +111,8 @@ pub(crate) struct Config {
     pub(crate) duplicate_address_detection: bool,
     pub(crate) pod_end: PodEnd,
     pub(crate) isolated: bool,
+    /// Pods are accepted in forward chains of other people that drop what they do not know.
+    pub(crate) forward_accept: bool,
     /// The address that the pod's end is to have instead of a derived one.
     pub(crate) mac: Option<Mac>,
     /// Replaces what the IPAM says, where it says anything.
@@ -248,6 +251,7 @@ impl Config {
                 PodEnd::Up
             },
             isolated: raw.port_isolation,
+            forward_accept: raw.forward_accept,
             mac: requested_mac(&raw, args)?,
             dns: raw.dns.unwrap_or_default(),
             ipam: ipam(network, args)?,

@@ -7,7 +7,7 @@ use crate::{
     config::{self, Config},
     error::Error,
     ipam, kernel,
-    object::{masquerade, spoof, veth},
+    object::{firewall, masquerade, spoof, veth},
     plan::{self, Allocation},
 };
 
@@ -28,6 +28,7 @@ pub(crate) fn gc(request: &GcRequest) -> Result<(), Error> {
             note(remove_links(request, valid));
             if valid.is_empty() {
                 note(remove_rules(request));
+                note(remove_accepts(request));
             }
         }
     }
@@ -83,6 +84,15 @@ fn remove_rules(request: &GcRequest) -> Result<(), Error> {
         },
     );
     masquerade::collect_garbage(network, &wanted)
+}
+
+/// The same for what `forwardAccept` put into the node's firewall.
+fn remove_accepts(request: &GcRequest) -> Result<(), Error> {
+    let config = Config::parse(&request.config, &cni_protocol::Args::default())?;
+    let gateway = plan::gateway_holder(&config)?;
+    let wanted = std::iter::once(&config.bridge).chain(&gateway);
+    let wanted: Vec<_> = wanted.filter(|_| config.forward_accept).collect();
+    firewall::collect_garbage(request.config.name(), &wanted)
 }
 
 fn release_leases(request: &GcRequest) -> Result<(), Error> {

@@ -8,6 +8,7 @@ mod check;
 mod config;
 mod del;
 mod error;
+mod firewall;
 mod gc;
 mod heal;
 mod ipam;

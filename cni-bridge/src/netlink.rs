@@ -107,6 +107,11 @@ impl Error {
         }
     }
 
+    /// A list was not of one moment: read again, it may be.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        matches!(self.cause, Cause::Interrupted)
+    }
+
     /// The object to create is there already.
     pub(crate) fn is_exists(&self) -> bool {
         self.errno() == Some(Errno::EEXIST)

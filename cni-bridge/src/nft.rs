@@ -1,8 +1,9 @@
 //! nftables by netlink: sockets, lists and transactions.
 //!
 //! Below it, one file for each table of this plugin, which alone knows how its rules look in
-//! bytes. Other tables are never touched.
+//! bytes. Other tables are touched by nothing but `firewall`, and only when asked for.
 
+pub(crate) mod firewall;
 pub(crate) mod masquerade;
 pub(crate) mod predecessor;
 pub(crate) mod spoof;
@@ -37,7 +38,7 @@ const NFTA_RULE_USERDATA: u16 = 7;
 /// `NFTNL_UDATA_RULE_COMMENT`: what nft prints as the comment.
 const UDATA_COMMENT: u8 = 0;
 /// The longest comment that nft prints, with its NUL (`NFTNL_UDATA_COMMENT_MAXLEN`).
-const MAX_COMMENT: usize = 128;
+pub(crate) const MAX_COMMENT: usize = 128;
 const LOOKUP_INVERTED: u32 = 1;
 /// How often a transaction is begun again when another one came in between.
 const ATTEMPTS: usize = 32;
@@ -113,7 +114,8 @@ impl Nft {
         }
     }
 
-    fn generation(&mut self) -> Result<u32, Error> {
+    /// A number that changes with every transaction, whoever commits it.
+    pub(crate) fn generation(&mut self) -> Result<u32, Error> {
         let message = envelope(
             NetfilterProtoFamily::Unspec,
             NfTablesMessage::GetGen(GenMessage { attributes: vec![] }),

@@ -2,6 +2,7 @@
 
 pub(crate) mod address;
 pub(crate) mod bridge;
+pub(crate) mod firewall;
 pub(crate) mod forwarding;
 pub(crate) mod masquerade;
 pub(crate) mod pod;

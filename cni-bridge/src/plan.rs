@@ -53,6 +53,10 @@ pub(crate) struct Plan {
     pub(crate) veth: VethPlan,
     pub(crate) pod: PodPlan,
     pub(crate) masquerade: Vec<Rule>,
+    /// Every network that pods have addresses in.
+    pub(crate) pods: Vec<IpNet>,
+    /// The node's firewall is told to let them pass.
+    pub(crate) forward_accept: bool,
 }
 
 /// What the pods of a network have in common, without any of them.
@@ -199,6 +203,8 @@ impl Plan {
                 duplicate_address_detection: config.duplicate_address_detection,
             },
             masquerade: rules(config, &attachment.network, allocation),
+            pods: allocation.pods.clone(),
+            forward_accept: config.forward_accept,
         })
     }
 }
@@ -271,6 +277,16 @@ fn gateway_link(config: &Config, mac: Mac) -> Result<Option<GatewayLink>, Error>
         id,
         keep_default: vlan.keep_default,
     }))
+}
+
+/// The link that has the gateways' addresses, where the node routes for its pods.
+pub(crate) fn gateway_holder(config: &Config) -> Result<Option<InterfaceName>, Error> {
+    if !config.gateway {
+        return Ok(None);
+    }
+    let link = gateway_link(config, Mac::of_name(config.bridge.as_str()))?;
+    let name = link.map_or_else(|| config.bridge.clone(), |link| link.name);
+    Ok(Some(name))
 }
 
 /// The masquerade rules that a configuration asks for.
@@ -405,6 +421,8 @@ impl fmt::Display for Plan {
             veth,
             pod,
             masquerade,
+            pods: _,
+            forward_accept,
         } = self;
         writeln!(
             f,
@@ -433,6 +451,9 @@ impl fmt::Display for Plan {
         }
         for rule in masquerade {
             writeln!(f, "masquerade {rule}")?;
+        }
+        if *forward_accept {
+            writeln!(f, "accept {} where it is dropped", bridge.gateway_holder())?;
         }
         Ok(())
     }

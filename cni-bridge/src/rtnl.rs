@@ -206,6 +206,22 @@ impl<N> Rtnl<N> {
         self.get_link(format!("look up link number {}", index.number), message)
     }
 
+    /// All links. Takes as long as there are many: nothing for an ordinary ADD.
+    pub(crate) fn links(&mut self) -> Result<Vec<Link<N>>, Error> {
+        let mut message = LinkMessage::default();
+        message
+            .attributes
+            .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        let message = RouteNetlinkMessage::GetLink(message);
+        let mut links = Vec::new();
+        self.dump("list the links", &message, |message| {
+            if let RouteNetlinkMessage::NewLink(message) = message {
+                links.push(Link::new(&message));
+            }
+        })?;
+        Ok(links)
+    }
+
     fn get_link(
         &mut self,
         operation: String,

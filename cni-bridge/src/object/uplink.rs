@@ -1,6 +1,8 @@
-//! The link by which the node's default route leaves. Only looked at.
+//! The links towards the outside, first of all that of the default route. Only looked at.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netlink_packet_route::link::InfoKind;
 
 use crate::{
     error::Error,
@@ -23,6 +25,34 @@ pub(crate) fn find(host: &mut Rtnl<Host>, like: IpAddr) -> Result<Option<Link<Ho
         Some(index) => Ok(host.find_link_by_index(index)?),
         None => Ok(None),
     }
+}
+
+/// Every link that may lead to other machines: none that only has containers behind it.
+pub(crate) fn all(host: &mut Rtnl<Host>) -> Result<Vec<Link<Host>>, Error> {
+    let links = host.links()?;
+    let leads_out = |link: &&Link<Host>| {
+        let inside = [
+            InfoKind::Veth,
+            InfoKind::Bridge,
+            InfoKind::Dummy,
+            InfoKind::Ifb,
+        ];
+        link.up
+            && link.name != "lo"
+            && !link.kind.as_ref().is_some_and(|kind| inside.contains(kind))
+    };
+    // Packets come by the bridge or bond that a link is a part of.
+    let mut indexes: Vec<u32> = links
+        .iter()
+        .filter(leads_out)
+        .map(|link| link.master.unwrap_or(link.index.number))
+        .collect();
+    indexes.sort_unstable();
+    indexes.dedup();
+    Ok(links
+        .into_iter()
+        .filter(|link| indexes.contains(&link.index.number))
+        .collect())
 }
 
 /// The MTU towards the outside, in bytes: the smaller one where both families have a way out.

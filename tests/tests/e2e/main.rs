@@ -19,6 +19,7 @@ mod check;
 mod cnitool;
 mod del;
 mod delegate;
+mod forward;
 mod gc;
 mod healing;
 mod interop;
