@@ -65,6 +65,10 @@ pub(crate) struct Shared {
     pub(crate) bridge: BridgePlan,
     pub(crate) port: PortPlan,
     pub(crate) masquerade: Vec<Rule>,
+    /// Every network that pods have addresses in.
+    pub(crate) pods: Vec<IpNet>,
+    /// The link with the gateways' addresses, where the node routes for its pods.
+    pub(crate) gateway: Option<InterfaceName>,
 }
 
 /// The shared side.
@@ -227,6 +231,8 @@ impl Shared {
             bridge: bridge(config, mtus(config.mtu, around).0, gateways)?,
             port: PortPlan::new(config),
             masquerade: rules(config, network, allocation),
+            pods: allocation.pods.clone(),
+            gateway: gateway_holder(config)?,
         })
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     heal::{self, Pod},
     kernel,
     netconf::{self, Source},
-    object::{bridge, forwarding, masquerade, uplink, vlan},
+    object::{bridge, firewall, forwarding, masquerade, uplink, vlan},
     plan::{Shared, Surroundings},
     rtnl::{Host, Rtnl},
 };
@@ -214,7 +214,22 @@ fn differences(
     }
     differences.extend(forwarding::check(plan.bridge.forwarding())?);
     differences.extend(masquerade::check(&plan.masquerade)?);
+    differences.extend(firewall::check(host, &scope(config, network, &plan))?);
     Ok(differences)
+}
+
+fn scope<'a>(
+    config: &'a Config,
+    network: &'a NetworkConfig,
+    plan: &'a Shared,
+) -> firewall::Scope<'a> {
+    firewall::Scope {
+        network: network.name(),
+        bridge: &config.bridge,
+        gateway: plan.gateway.as_ref(),
+        pods: &plan.pods,
+        accept: config.forward_accept,
+    }
 }
 
 fn restore(
@@ -229,5 +244,6 @@ fn restore(
     bridge::silence(&plan.bridge)?;
     forwarding::ensure(host, plan.bridge.forwarding())?;
     masquerade::ensure(&plan.masquerade)?;
+    firewall::ensure(host, &scope(config, network, &plan))?;
     heal::restore_ports(host, pods, &bridge, &plan.port)
 }

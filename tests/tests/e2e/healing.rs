@@ -351,6 +351,39 @@ mod ours {
         });
     }
 
+    /// A firewall that is loaded anew has forgotten what `forwardAccept` put into it.
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn reconcile_accepts_pods_again_in_a_firewall_that_was_loaded_anew() {
+        on_host(|host| {
+            let world = World::around(host);
+            let load = "nft -f - <<'END'
+                table inet site { }
+                delete table inet site
+                table inet site { chain forward { type filter hook forward priority 0; policy drop; } }
+END";
+            harness::sh(load);
+            let conf = conf::with(&network(), &json!({ "forwardAccept": true }));
+            let (one, result) = host.pod(&conf);
+            let (two, _) = host.pod(&conf);
+            let before = state(host);
+            works(&one, &two, &world);
+            harness::sh(load);
+            let refusal = host.check(&conf, &one, &result).refusal();
+            let said = format!("{}; {}", refusal.msg, refusal.details);
+            assert!(said.contains("forwardAccept"), "{said}");
+            let (code, text) = reconcile(&conf, &[]);
+            assert_eq!(code, Some(0), "{text}");
+            assert!(
+                text.contains("restored: the rules of \"forwardAccept\""),
+                "{text}"
+            );
+            works(&one, &two, &world);
+            host.check(&conf, &one, &result).done();
+            state(host).assert_same(&before);
+        });
+    }
+
     /// A network without addresses has nothing but the bridge and its ports.
     #[test]
     #[ignore = "needs namespaces: run scripts/test"]

@@ -7,7 +7,7 @@ mod ours {
     use harness::{Chain, Echo, State, World, conf, on_host, packet, tool};
     use serde_json::{Value, json};
 
-    /// The node without what Go's firewall and portmap leave: chains, and route_localnet.
+    /// The node without what Go's firewall and portmap leave: chains, and `route_localnet`.
     fn without_the_chains_of_others(state: &State) -> State {
         state.without(&["nft", "sysctl nomad"])
     }
@@ -61,7 +61,7 @@ mod ours {
         });
     }
 
-    /// Multus calls the plugin of a NetworkAttachmentDefinition as libcni would, with the next
+    /// Multus calls the plugin of a `NetworkAttachmentDefinition` as libcni would, with the next
     /// interface name, beside the cluster's own network.
     #[test]
     #[ignore = "needs namespaces: run scripts/test"]
