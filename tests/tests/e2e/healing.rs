@@ -360,7 +360,7 @@ mod ours {
             let load = "nft -f - <<'END'
                 table inet site { }
                 delete table inet site
-                table inet site { chain forward { type filter hook forward priority 0; policy drop; } }
+                table inet site { chain forward { type filter hook forward priority 0; policy drop; }; }
 END";
             harness::sh(load);
             let conf = conf::with(&network(), &json!({ "forwardAccept": true }));
