@@ -9,8 +9,7 @@ use std::fs;
 
 use harness::{
     Exchange, Host, Lab, Netns, Port, conf,
-    lab::Node,
-    lab::{Family, IPV4, IPV6, Pods},
+    lab::{Family, IPV4, IPV6, Node, Pods},
     on_host, packet, sh,
 };
 
@@ -27,12 +26,15 @@ enum Mode {
 impl Mode {
     /// Reports if there is nothing to put these rules in force with.
     fn is_possible(self, host: &Host) -> bool {
-        let found = sh("command -v iptables-restore; command -v ip6tables-restore || true");
-        let possible = matches!(self, Self::Nftables) || found.lines().count() == 2;
-        if !possible {
-            host.cannot_run("iptables is not installed");
+        let tool = match self {
+            Self::Iptables => "ip6tables-restore",
+            Self::Nftables => "nft",
+        };
+        let found = !sh(&format!("command -v {tool} || true")).is_empty();
+        if !found {
+            host.cannot_run(&format!("{tool} is not installed"));
         }
-        possible
+        found
     }
 
     /// Puts the rules in force on the node that the calling thread is in.
@@ -201,12 +203,10 @@ mod ours {
     use super::*;
 
     fn services_work(mode: Mode, bridged_frames: bool) {
-        on_host(|test| {
+        on_host(|host| {
             let lab = Lab::new();
-            let possible = lab
-                .one
-                .run(|_| bridged_frames_everywhere(test, bridged_frames));
-            if possible {
+            let set = || bridged_frames_everywhere(host, bridged_frames);
+            if mode.is_possible(host) && lab.one.run(|_| set()) {
                 let pods = lab.pods(Node::smallest);
                 lab.one.run(|_| mode.load());
                 all(&lab, &pods);
@@ -243,8 +243,8 @@ mod ours {
     #[ignore = "needs namespaces: run scripts/test"]
     fn services_work_when_their_rules_were_there_before_the_first_pod() {
         for mode in [Mode::Iptables, Mode::Nftables] {
-            on_host(|test| {
-                if !mode.is_possible(test) {
+            on_host(|host| {
+                if !mode.is_possible(host) {
                     return;
                 }
                 let lab = Lab::new();
