@@ -1,6 +1,6 @@
 //! ADD: a pod gets its place on the bridge, or everything stays as it was.
 
-use cni_protocol::{AddRequest, AddResult, Dns, Interface, IpConfig, step};
+use cni_protocol::{AddRequest, AddResult, Dns, Failure, Interface, IpConfig, step};
 
 use crate::{
     config::{Config, Ipam, Mtu, PodEnd},
@@ -9,8 +9,8 @@ use crate::{
     kernel::{Kernel, OwnNetns},
     mac::Mac,
     object::{
-        bridge, bridge::Ensured, firewall, forwarding, masquerade, pod, spoof, uplink, veth,
-        veth::Veth,
+        bridge, bridge::Ensured, firewall, forwarding, masquerade, neighbour, pod, spoof, uplink,
+        veth, veth::Veth,
     },
     plan::{Allocation, Plan, PortPlan, Surroundings},
     rtnl::{Host, Link, Rtnl},
@@ -55,7 +55,7 @@ pub(crate) fn add(request: &AddRequest) -> Result<AddResult, Error> {
         for (step, error) in undo.unwind(request, &mut kernel) {
             cni_protocol::log(&format_args!(
                 "cannot {step} after a failed ADD: {}",
-                cni_protocol::Failure::reply(&error)
+                error.reply()
             ));
         }
     }
@@ -102,7 +102,8 @@ fn apply(
     }
     if config.pod_end == PodEnd::Up {
         step("carrier");
-        veth::await_carrier(&mut kernel.host, &bridge.bridge, veth.host.index)?;
+        veth::await_carrier(&mut kernel.host, &bridge.bridge, &veth.host)?;
+        announce(kernel, &veth, &plan)?;
     }
     let dns = if config.dns.is_empty() {
         allocation.dns
@@ -126,9 +127,26 @@ fn heal_others(request: &AddRequest, host: &mut Rtnl<Host>, bridge: &Link<Host>,
     if let Err(error) = outcome {
         cni_protocol::log(&format_args!(
             "cannot put the ports of the other pods right: {}",
-            cni_protocol::Failure::reply(&error)
+            error.reply()
         ));
     }
+}
+
+/// That the others learn of the pod some seconds later is no reason to have none; that it is
+/// gone is one.
+fn announce(kernel: &mut Kernel, veth: &Veth, plan: &Plan) -> Result<(), Error> {
+    let of_pod = (plan.pod.addresses.as_slice(), plan.veth.pod_mac);
+    let Err(error) = neighbour::announce(kernel, &plan.veth.pod, veth.pod, of_pod) else {
+        return Ok(());
+    };
+    if kernel.pod.find_link_by_index(veth.pod)?.is_none() {
+        return Err(Error::LinkVanished(veth.host.name.clone()));
+    }
+    cni_protocol::log(&format_args!(
+        "those who knew the pod's addresses before may not reach it at once: {}",
+        error.reply()
+    ));
+    Ok(())
 }
 
 fn surroundings(

@@ -3,8 +3,10 @@
 //! It needs the network's name, the container id and the interface's name. What the rest of
 //! the request says helps where it can and hinders nowhere.
 
-use cni_ipam::FromHostLocal;
-use cni_protocol::{DelRequest, InterfaceName};
+use std::net::IpAddr;
+
+use cni_ipam::{alias::Alias, links::Links};
+use cni_protocol::{DelRequest, Failure, InterfaceName};
 
 use netlink_packet_route::AddressFamily;
 
@@ -15,44 +17,176 @@ use crate::{
     kernel::{self, Kernel, OwnNetns},
     netns::{self, Netns},
     object::{
-        masquerade, spoof,
-        veth::{self, Foreign},
+        conntrack, masquerade, neighbour, spoof,
+        veth::{self, Foreign, Named},
     },
-    rtnl::{Host, Rtnl},
+    rtnl::{Host, Link, Rtnl},
 };
+
+/// How often an attachment is removed that an ADD makes again meanwhile.
+const ROUNDS: usize = 8;
 
 /// Removes the attachment. Any number of times.
 ///
 /// The link goes first and the address last, so that it cannot be handed out while an
 /// interface has it. When the link may still be there, the leases stay and the error says so.
+///
+/// An ADD of the same attachment may be under way: one that the runtime gave up, say. It takes
+/// the lease, makes the link, and then looks whether it still has the lease (`confirm`). Here
+/// it is the other way round, link and then lease, and if either was there, the link is looked
+/// for once more. So when this ends, the latest release came
+/// - before the ADD took its lease: nothing of the ADD was touched, and it comes to its end;
+/// - before it confirmed: it finds its lease gone, and undoes all that it made;
+/// - after it confirmed, so after it made the link, which the last look did not find: it was
+///   removed here, and the ADD fails at its next step, undoing the rest, or was at its end.
+///
+/// Either all of an attachment is there or nothing. (Another IPAM has nothing to confirm: it
+/// may have released the address of an ADD that has not made its link yet.)
 pub(crate) fn del(request: &DelRequest) -> Result<(), Error> {
-    let name = cni_ipam::names::host_link(&request.attachment);
     let mut host = kernel::open_host()?;
-    if !is_own(request)? {
-        let was_there = veth::remove(&mut host, &name)?;
-        if !was_there {
-            remove_foreign(request, &mut host)?;
+    if is_own(request)? {
+        return release(request, None).map(|_anything| ());
+    }
+    let name = cni_ipam::names::host_link(&request.attachment);
+    let mut found = veth::find_own(&mut host, &name, &request.attachment)?;
+    if let Named::Stranger(link) = &found {
+        cni_protocol::log(&format_args!(
+            "link {name} is not of {}: it stays. It is a {} with the alias \"{}\"",
+            request.attachment,
+            link.kind
+                .as_ref()
+                .map_or_else(String::new, ToString::to_string),
+            link.alias.as_deref().unwrap_or_default(),
+        ));
+    }
+    for _ in 0..ROUNDS {
+        let link = match found {
+            Named::Own(link) => Some(link),
+            Named::Nobody | Named::Stranger(_) => None,
+        };
+        remove(request, &mut host, &name, link.as_ref())?;
+        let anything = release(request, link.as_ref())?;
+        if link.is_none() && !anything {
+            return Ok(());
         }
-        // The configuration may have changed since the ADD. What is asked for again and again
-        // of an attachment that is gone need not be looked at each time.
-        if was_there || request.config.has(&["macspoofchk"]) {
-            spoof::remove(&name)?;
+        found = veth::find_own(&mut host, &name, &request.attachment)?;
+        if !matches!(found, Named::Own(_)) {
+            return Ok(());
         }
     }
-    let release = |old| {
-        ipam::release(
-            &request.config,
-            &request.attachment,
-            &request.plugin_path,
-            old,
-        )
-    };
-    if release(FromHostLocal::Keep)?.kept {
-        // The Go plugin connected this pod: its rules go too, and the lease still goes last.
-        masquerade::remove_predecessor(&request.attachment)?;
-        release(FromHostLocal::Release)?;
+    Err(Error::ComesBack(Box::new(request.attachment.clone())))
+}
+
+/// Removes the link and what knows its name; or the pair that another plugin made.
+fn remove(
+    request: &DelRequest,
+    host: &mut Rtnl<Host>,
+    name: &InterfaceName,
+    link: Option<&Link<Host>>,
+) -> Result<(), Error> {
+    match link {
+        Some(link) => {
+            if asked_for_mac(request) {
+                spoof::remove(name)?;
+                bequeath(request, link);
+            }
+            veth::remove_seen(host, link)?;
+        }
+        None => remove_foreign(request, host)?,
+    }
+    // The configuration may have changed since the ADD. What is asked for again and again
+    // of an attachment that is gone need not be looked at each time.
+    if link.is_some() || request.config.has(&["macspoofchk"]) {
+        spoof::remove(name)?;
     }
     Ok(())
+}
+
+/// The pod's MAC address does not follow from its addresses, as far as the request tells.
+fn asked_for_mac(request: &DelRequest) -> bool {
+    let config = &request.config;
+    config.has(&["runtimeConfig", "mac"])
+        || config.has(&["args", "cni", "mac"])
+        || request.args.mac.is_some()
+}
+
+/// Tells the pod's neighbours of the next one's MAC address, if there is still a pod to do so.
+fn bequeath(request: &DelRequest, link: &Link<Host>) {
+    let Some(path) = request.netns.as_deref() else {
+        return;
+    };
+    let Ok(mut kernel) = Kernel::open(path, OwnNetns::when(request.netns_override)) else {
+        return;
+    };
+    let interface = &request.attachment.interface;
+    if let Ok(Some(inside)) = kernel.pod.find_link(interface)
+        && link.peer == Some(inside.index.number)
+        && inside.peer == Some(link.index.number)
+    {
+        note(neighbour::bequeath(&mut kernel, interface, &inside));
+    }
+}
+
+/// What those who knew the pod will lose is lost with it, if they cannot be told.
+fn note(told: Result<(), Error>) {
+    if let Err(error) = told {
+        cni_protocol::log(&format_args!(
+            "the next pod with these addresses may not be reached at once: {}",
+            error.reply()
+        ));
+    }
+}
+
+/// Gives the addresses back, of which nothing is remembered then. Answers whether there was
+/// anything to give back, as far as that can be known.
+fn release(request: &DelRequest, link: Option<&Link<Host>>) -> Result<bool, Error> {
+    let holdings = ipam::holdings(&request.config, &request.attachment)?;
+    let is_other_ipam =
+        config::ipam_type(&request.config).is_some_and(|name| !config::is_built_in(name));
+    if is_other_ipam {
+        forget(&addresses_of_other_ipam(request, link));
+    } else {
+        forget(&holdings.addresses);
+    }
+    if holdings.from_host_local {
+        // The Go plugin connected this pod: its rules go too, and the lease still goes last.
+        masquerade::remove_predecessor(&request.attachment)?;
+    }
+    if is_other_ipam || !holdings.is_empty() {
+        ipam::release(&request.config, &request.attachment, &request.plugin_path)?;
+    }
+    Ok(!holdings.is_empty())
+}
+
+/// Has the node forget the connections of addresses. A failure is no reason to keep them.
+fn forget(addresses: &[IpAddr]) {
+    if let Err(error) = conntrack::forget(addresses) {
+        cni_protocol::log(&format_args!(
+            "the node still remembers connections of the pod's addresses: {}",
+            error.reply()
+        ));
+    }
+}
+
+/// What another IPAM gave, by what the link said; or by prevResult, but for what another
+/// attachment has by now.
+fn addresses_of_other_ipam(request: &DelRequest, link: Option<&Link<Host>>) -> Vec<IpAddr> {
+    let alias = link.and_then(|link| link.alias.as_deref()?.parse::<Alias>().ok());
+    if let Some(alias) = alias {
+        return alias.addresses;
+    }
+    let Ok(Some(before)) = request.config.prev_result() else {
+        return Vec::new();
+    };
+    let Ok(links) = Links::open().and_then(|mut links| links.aliases()) else {
+        return Vec::new();
+    };
+    let is_taken = |address: &IpAddr| {
+        let mut aliases = links.iter();
+        aliases.any(|(_, alias)| alias.addresses.contains(address))
+    };
+    let addresses = before.ips.iter().map(|ip| ip.address.addr());
+    addresses.filter(|address| !is_taken(address)).collect()
 }
 
 /// The namespace that is given is the node's: a process id that was given out again, say.
@@ -93,6 +227,7 @@ fn remove_foreign(request: &DelRequest, host: &mut Rtnl<Host>) -> Result<(), Err
     if !is_leased(request, &mut kernel, &pair)? {
         return Ok(());
     }
+    note(neighbour::bequeath(&mut kernel, interface, &pair.inside));
     // The kernel has no name that is none; there is nothing to do if it had.
     if let Ok(name) = pair.outside.name.parse::<InterfaceName>() {
         veth::remove(host, &name)?;

@@ -1,13 +1,13 @@
 //! Everything that can keep an attachment from being made, checked or removed.
 
-use std::{io, net::IpAddr, path::PathBuf};
+use std::{fmt, io, net::IpAddr, path::PathBuf};
 
 use cni_protocol::{
     Attachment, Code, DecodeError, ErrorReply, Failure, InterfaceName, NotRepresentable,
 };
 use ipnet::IpNet;
 
-use crate::{config, netlink, netns, sysctl};
+use crate::{config, netlink, netns, overlap::Occupant, sysctl};
 
 /// One variant for each thing that a reader of the message would do differently.
 #[derive(Debug, thiserror::Error)]
@@ -47,13 +47,22 @@ pub(crate) enum Error {
     #[error("bridge {bridge} vanished while it was set up")]
     BridgeVanished { bridge: InterfaceName },
     #[error(
-        "bridge {bridge} already has the IP address {found}, which differs from {wanted}: remove it (ip address del {found} dev {bridge}), or set \"forceAddress\""
+        "bridge {bridge} already has the IP address {found}, which differs from {wanted}, and {ports} ports are on it: {}",
+        Way { bridge, found, drain: *ports > 0 && *ours }
     )]
     OtherAddress {
         bridge: InterfaceName,
         found: IpNet,
         wanted: IpNet,
+        /// How many ports the bridge has.
+        ports: usize,
+        /// The bridge is of our making: without ports the address would be replaced.
+        ours: bool,
     },
+    #[error(
+        "the pods' network {pods} is not free: {by}. What is sent there would go to the pods: give the pods another \"subnet\", or the node another address"
+    )]
+    Overlap { pods: IpNet, by: Occupant },
     #[error(
         "bridge {bridge} has no free port: the kernel allows 1023, so no more than 1023 pods fit on this node"
     )]
@@ -69,6 +78,12 @@ pub(crate) enum Error {
         attachment: Box<Attachment>,
         link: InterfaceName,
     },
+    #[error(
+        "link {0} vanished while its pod was connected: a DEL of the same attachment came in between"
+    )]
+    LinkVanished(String),
+    #[error("the attachment {0} is made again and again while it is removed")]
+    ComesBack(Box<Attachment>),
     #[error("interface {interface} already exists in network namespace {}", netns.display())]
     InterfaceExists {
         interface: InterfaceName,
@@ -102,6 +117,34 @@ pub(crate) enum Error {
     NotRepresentable(#[from] NotRepresentable),
 }
 
+/// The way out, where another address stands in a gateway's way.
+struct Way<'a> {
+    bridge: &'a InterfaceName,
+    found: &'a IpNet,
+    drain: bool,
+}
+
+impl fmt::Display for Way<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            bridge,
+            found,
+            drain,
+        } = self;
+        if *drain {
+            let pods = found.trunc();
+            write!(
+                f,
+                "drain the node, and the next pod will replace it; or, at the cost of the pods of {pods}, "
+            )?;
+        }
+        write!(
+            f,
+            "remove it (ip address del {found} dev {bridge}), or set \"forceAddress\""
+        )
+    }
+}
+
 impl Failure for Error {
     // No `_` arm: a new variant has to choose its code.
     fn code(&self) -> Code {
@@ -122,6 +165,7 @@ impl Failure for Error {
             | Self::NotABridge { .. }
             | Self::GatewayLinkName { .. }
             | Self::OtherAddress { .. }
+            | Self::Overlap { .. }
             | Self::NotRepresentable(_)
             | Self::NoPrevResult
             | Self::NotInPrevResult(_) => Code::InvalidConfig,
@@ -131,7 +175,10 @@ impl Failure for Error {
             }
             Self::NotReady(_) => Code::Unavailable,
             // A port is free again when a pod goes.
-            Self::BridgeVanished { .. } | Self::BridgeFull { .. } => Code::TryAgain,
+            Self::BridgeVanished { .. }
+            | Self::BridgeFull { .. }
+            | Self::LinkVanished(_)
+            | Self::ComesBack(_) => Code::TryAgain,
             Self::NoAddresses(_)
             | Self::DuplicateAddress { .. }
             | Self::Differences(_)

@@ -7,7 +7,7 @@ use crate::{
     config::{self, Config},
     error::Error,
     ipam, kernel,
-    object::{firewall, masquerade, spoof, veth},
+    object::{conntrack, firewall, masquerade, spoof, veth},
     plan::{self, Allocation},
 };
 
@@ -41,7 +41,7 @@ pub(crate) fn gc(request: &GcRequest) -> Result<(), Error> {
 }
 
 /// Removes the pairs of attachments that are not in the list, by their alias, and what the
-/// check of MAC addresses knew of them.
+/// check of MAC addresses and connection tracking knew of them.
 fn remove_links(request: &GcRequest, valid: &[ValidAttachment]) -> Result<(), Error> {
     let links = cni_ipam::links::Links::open()
         .and_then(|mut links| links.aliases())
@@ -55,6 +55,7 @@ fn remove_links(request: &GcRequest, valid: &[ValidAttachment]) -> Result<(), Er
             && let Ok(name) = name.parse()
         {
             failed = veth::remove(&mut host, &name).err().or(failed);
+            failed = conntrack::forget(&alias.addresses).err().or(failed);
         }
     }
     failed = spoof::collect_garbage(&mut host).err().or(failed);

@@ -2,7 +2,7 @@
 //!
 //! It knows who gives addresses; what is done with them is the plan's business.
 
-use cni_ipam::{FromHostLocal, Maker, Released};
+use cni_ipam::{Holdings, Maker};
 use cni_protocol::{
     AddRequest, Attachment, Command, NetworkConfig, PluginPath, delegate::Delegate,
 };
@@ -112,14 +112,21 @@ pub(crate) fn confirm(
 
 /// Gives back what [`lease`] took, after an ADD that failed.
 pub(crate) fn release_after_failure(request: &AddRequest) -> Result<(), Error> {
-    let old = FromHostLocal::Release;
-    release(
-        &request.config,
-        &request.attachment,
-        &request.plugin_path,
-        old,
-    )
-    .map(|_released| ())
+    release(&request.config, &request.attachment, &request.plugin_path)
+}
+
+/// What the attachment has in the store of this process. Of another IPAM nothing is known.
+pub(crate) fn holdings(
+    network: &NetworkConfig,
+    attachment: &Attachment,
+) -> Result<Holdings, Error> {
+    if !config::ipam_type(network).is_some_and(config::is_built_in) {
+        return Ok(Holdings::default());
+    }
+    Ok(cni_ipam::holdings(
+        &cni_ipam::data_dir(network),
+        attachment,
+    )?)
 }
 
 /// Releases what the attachment holds. Nothing held, nothing known: fine.
@@ -129,18 +136,12 @@ pub(crate) fn release(
     network: &NetworkConfig,
     attachment: &Attachment,
     path: &PluginPath,
-    old: FromHostLocal,
-) -> Result<Released, Error> {
+) -> Result<(), Error> {
     match config::ipam_type(network) {
-        None => Ok(Released::default()),
-        Some(name) if config::is_built_in(name) => Ok(cni_ipam::release(
-            &cni_ipam::data_dir(network),
-            attachment,
-            old,
-        )?),
-        Some(name) => {
-            Delegate::find(name, path)?.call(Command::Del, network)?;
-            Ok(Released::default())
+        None => Ok(()),
+        Some(name) if config::is_built_in(name) => {
+            Ok(cni_ipam::release(&cni_ipam::data_dir(network), attachment)?)
         }
+        Some(name) => Ok(Delegate::find(name, path)?.call(Command::Del, network)?),
     }
 }

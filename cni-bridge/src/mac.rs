@@ -33,6 +33,11 @@ impl Mac {
         }
     }
 
+    /// It was derived from something, as those of our bridges and of pods are.
+    pub(crate) fn is_derived(self) -> bool {
+        self.0.starts_with(&FROM_ADDRESS)
+    }
+
     /// The address of something that has only a name.
     pub(crate) fn of_name(name: &str) -> Self {
         Self::hashed(FROM_ADDRESS, name.as_bytes())

@@ -6,6 +6,7 @@
 mod add;
 mod check;
 mod config;
+mod ctnetlink;
 mod del;
 mod error;
 mod firewall;
@@ -21,6 +22,7 @@ mod netlink;
 mod netns;
 mod nft;
 mod object;
+mod overlap;
 mod plan;
 mod reconcile;
 mod rtnl;

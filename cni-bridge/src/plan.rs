@@ -237,7 +237,8 @@ impl Shared {
     }
 }
 
-fn bridge(config: &Config, mtu: u32, gateways: Vec<IpNet>) -> Result<BridgePlan, Error> {
+/// The shared side of a configuration with these gateways; `mtu` in bytes.
+pub(crate) fn bridge(config: &Config, mtu: u32, gateways: Vec<IpNet>) -> Result<BridgePlan, Error> {
     let by_name = || Mac::of_name(config.bridge.as_str());
     let by_gateway = first_v4(&gateways).map_or_else(by_name, Mac::of_address);
     let gateway_link = gateway_link(config, by_gateway)?.filter(|_| !gateways.is_empty());

@@ -114,6 +114,16 @@ pub(crate) struct Address {
     pub(crate) tentative: bool,
     /// Duplicate address detection found another host with it.
     pub(crate) duplicate: bool,
+    /// It was given without duplicate address detection.
+    pub(crate) immediate: bool,
+}
+
+/// Where a route leads next.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Hop<N> {
+    pub(crate) link: Index<N>,
+    /// `None` where the destination is on the link itself.
+    pub(crate) gateway: Option<IpAddr>,
 }
 
 /// A request with its words, before it gets its place in a datagram.
@@ -272,6 +282,45 @@ impl<N> Rtnl<N> {
         Ok(found)
     }
 
+    /// The addresses of all links, each with its link; of one family, or of both.
+    pub(crate) fn all_addresses(
+        &mut self,
+        family: AddressFamily,
+    ) -> Result<Vec<(Index<N>, IpNet)>, Error> {
+        let mut message = AddressMessage::default();
+        message.header.family = family;
+        let message = RouteNetlinkMessage::GetAddress(message);
+        let mut found = Vec::new();
+        self.dump("list the addresses of all links", &message, |message| {
+            if let RouteNetlinkMessage::NewAddress(message) = message
+                && let Some(address) = address(&message)
+            {
+                found.push((Index::new(message.header.index), address.net));
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// The ports of a bridge.
+    pub(crate) fn ports(&mut self, bridge: Index<N>) -> Result<Vec<Link<N>>, Error> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::Controller(bridge.number),
+            LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
+        ];
+        let message = RouteNetlinkMessage::GetLink(message);
+        let operation = format!("list the ports of bridge number {}", bridge.number);
+        let mut found = Vec::new();
+        self.dump(&operation, &message, |message| {
+            if let RouteNetlinkMessage::NewLink(message) = message {
+                found.push(Link::new(&message));
+            }
+        })?;
+        // Kernels without filters answer with all links.
+        found.retain(|link| link.master == Some(bridge.number));
+        Ok(found)
+    }
+
     /// The VLANs that a port of a bridge is a member of; of a range, the first and the last.
     pub(crate) fn port_vlans(&mut self, port: Index<N>) -> Result<Vec<BridgeVlanInfo>, Error> {
         let mut message = LinkMessage::default();
@@ -313,8 +362,8 @@ impl<N> Rtnl<N> {
         Ok(found)
     }
 
-    /// The link by which a packet to `destination` would leave, if there is a route.
-    pub(crate) fn outgoing_link(&mut self, destination: IpAddr) -> Result<Option<Index<N>>, Error> {
+    /// Where a packet to `destination` would go next, if there is a route.
+    pub(crate) fn next_hop(&mut self, destination: IpAddr) -> Result<Option<Hop<N>>, Error> {
         let mut message = RouteMessage::default();
         message.header.address_family = family_of(destination);
         message.header.destination_prefix_length = if destination.is_ipv4() { 32 } else { 128 };
@@ -332,13 +381,7 @@ impl<N> Rtnl<N> {
         let mut found = None;
         let outcome = self.socket.exchange(vec![request], |reply| {
             if let Some(RouteNetlinkMessage::NewRoute(message)) = parse(&reply) {
-                found = message
-                    .attributes
-                    .iter()
-                    .find_map(|attribute| match attribute {
-                        RouteAttribute::Oif(number) => Some(Index::new(*number)),
-                        _ => None,
-                    });
+                found = hop(&message);
             }
         })?;
         // Whatever the reason (ENETUNREACH, a blackhole, no IPv6): there is no way out.
@@ -418,6 +461,10 @@ impl<N> Link<N> {
         for attribute in &message.attributes {
             link.take(attribute);
         }
+        // A bridge that always had its carrier is never seen to get it (`netif_oper_up()`).
+        let state = LinkAttribute::OperState(State::Unknown);
+        let carrier = message.header.flags.contains(LinkFlags::LowerUp);
+        link.operational |= carrier && message.attributes.contains(&state);
         link
     }
 
@@ -511,7 +558,26 @@ fn address(message: &AddressMessage) -> Option<Address> {
         net,
         tentative: flags.contains(AddressFlags::Tentative),
         duplicate,
+        immediate: flags.contains(AddressFlags::Nodad),
     })
+}
+
+fn hop<N>(message: &RouteMessage) -> Option<Hop<N>> {
+    let mut link = None;
+    let mut gateway = None;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(number) => link = Some(Index::new(*number)),
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => {
+                gateway = Some((*address).into());
+            }
+            RouteAttribute::Gateway(RouteAddress::Inet6(address)) => {
+                gateway = Some((*address).into());
+            }
+            _ => {}
+        }
+    }
+    link.map(|link| Hop { link, gateway })
 }
 
 pub(crate) fn family_of(address: IpAddr) -> AddressFamily {

@@ -14,13 +14,14 @@ use crate::{
     object::{
         bridge,
         firewall::{self, Scope},
+        gateway,
     },
     plan,
     rtnl::{Host, Link, Rtnl},
 };
 
 /// Looks at what every ADD needs: a valid configuration, the IPAM, a bridge or a free name
-/// for one, and nftables where rules are wanted.
+/// for one, a free network for the pods, and nftables where rules are wanted.
 pub(crate) fn status(request: &StatusRequest) -> Result<(), Error> {
     let config = Config::parse(&request.config, &Args::default())?;
     match &config.ipam {
@@ -32,7 +33,8 @@ pub(crate) fn status(request: &StatusRequest) -> Result<(), Error> {
         }
     }
     let mut host = kernel::open_host().map_err(not_ready)?;
-    let bridge = bridge::find(&mut host, &config.bridge).map_err(not_ready)?;
+    let found = bridge::find(&mut host, &config.bridge).map_err(not_ready)?;
+    look_at_gateways(&mut host, &config, found.as_ref()).map_err(not_ready)?;
     if config.masquerade.is_some() {
         let probed = Nft::open()
             .map_err(Error::Nftables)
@@ -40,9 +42,12 @@ pub(crate) fn status(request: &StatusRequest) -> Result<(), Error> {
         probed.map_err(not_ready)?;
     }
     bridge::note_missing_netfilter();
-    if let Err(error) = note_firewall(request, &config, &mut host, bridge.as_ref()) {
+    if let Err(error) = note_firewall(request, &config, &mut host, found.as_ref()) {
         let error = error.reply();
         cni_protocol::log(&format_args!("cannot look at the node's firewall: {error}"));
+    }
+    if found.is_some() {
+        bridge::note_few_ports(&config.bridge);
     }
     Ok(())
 }
@@ -77,6 +82,32 @@ fn note_firewall(
 
 fn is_link_local(net: &IpNet) -> bool {
     matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local())
+}
+
+/// What an ADD would refuse for the sake of the gateways' addresses, as far as it is known
+/// which these will be.
+fn look_at_gateways(
+    host: &mut Rtnl<Host>,
+    config: &Config,
+    found: Option<&Link<Host>>,
+) -> Result<(), Error> {
+    let Ipam::BuiltIn(ipam) = &config.ipam else {
+        return Ok(());
+    };
+    let gateways = ipam.sets().iter().filter_map(|set| match set.ranges() {
+        [range] => IpNet::new(range.gateway(), range.subnet().prefix_len()).ok(),
+        // The next pod may be in any of them.
+        _ => None,
+    });
+    let gateways: Vec<IpNet> = gateways.filter(|_| config.gateway).collect();
+    let mtu = found.map_or(0, |bridge| bridge.mtu);
+    let plan = plan::bridge(config, mtu, gateways)?;
+    let in_vlan = match &plan.gateway_link {
+        Some(gateway) => host.find_link(&gateway.name)?,
+        None => None,
+    };
+    let gateways = gateway::look(host, found, in_vlan.as_ref(), &plan)?;
+    gateway::refuse_overlap(host, &gateways.missing, &plan)
 }
 
 /// What an ADD would fail with is what STATUS fails with, in a code of its own.

@@ -24,6 +24,10 @@ pub(crate) enum Sysctl {
     Ipv4Forwarding,
     /// The node routes IPv6.
     Ipv6Forwarding,
+    /// How many connections the node tracks. Only read.
+    ConntrackCount,
+    /// One of a link's IPv4 settings, for example `arp_notify`.
+    Ipv4Link(InterfaceName, &'static str),
     /// One of a link's IPv6 settings, for example `accept_ra`.
     Ipv6Link(InterfaceName, &'static str),
 }
@@ -34,6 +38,8 @@ impl fmt::Display for Sysctl {
         match self {
             Self::Ipv4Forwarding => f.write_str("net/ipv4/ip_forward"),
             Self::Ipv6Forwarding => f.write_str("net/ipv6/conf/all/forwarding"),
+            Self::ConntrackCount => f.write_str("net/netfilter/nf_conntrack_count"),
+            Self::Ipv4Link(link, setting) => write!(f, "net/ipv4/conf/{link}/{setting}"),
             Self::Ipv6Link(link, setting) => write!(f, "net/ipv6/conf/{link}/{setting}"),
         }
     }

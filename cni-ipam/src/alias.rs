@@ -96,6 +96,20 @@ fn parse_hardware(text: &str) -> Option<[u8; 6]> {
     bytes?.try_into().ok()
 }
 
+/// Whether a text is the alias of an attachment's link.
+///
+/// A long name of the network may have left no room for the rest: then it is whose the part is
+/// that was written.
+pub fn is_of(text: &str, attachment: &Attachment) -> bool {
+    let begin = format!(
+        "{TAG} {} {} {} ",
+        attachment.network,
+        names::id_key(&attachment.container_id),
+        attachment.interface
+    );
+    text.starts_with(cut(&begin, MAX_LEN))
+}
+
 /// The first `room` bytes of a text, or fewer, so that no character is cut.
 fn cut(text: &str, room: usize) -> &str {
     let end = (0..=room.min(text.len()))
@@ -200,6 +214,34 @@ mod tests {
         let text = alias(&"n".repeat(200), &"a".repeat(64), Some("default/web-0")).to_string();
         assert_eq!(text.len(), MAX_LEN);
         assert_eq!(text.parse::<Alias>(), Err(NotAnAlias));
+    }
+
+    #[test]
+    fn an_alias_tells_whose_it_is() {
+        let attachment = |network: &str, id: &str, interface: &str| Attachment {
+            network: network.parse().unwrap(),
+            container_id: id.parse().unwrap(),
+            interface: interface.parse().unwrap(),
+        };
+        let long = "n".repeat(200);
+        for (network, id) in [("cbr0", "c1"), ("cbr0", &*"a".repeat(200)), (&*long, "c1")] {
+            let own = attachment(network, id, "eth0");
+            for addresses in [vec![], vec!["10.64.1.7".parse().unwrap()]] {
+                let text = Alias::new(&own, addresses, Some("default/web-0".into())).to_string();
+                assert!(is_of(&text, &own), "{text}");
+                for other in [
+                    attachment(network, id, "eth01"),
+                    attachment(network, &format!("{}x", &id[..2]), "eth0"),
+                    attachment("other", id, "eth0"),
+                ] {
+                    assert!(!is_of(&text, &other), "{text}");
+                }
+            }
+        }
+        let longest = attachment(&"n".repeat(200), &"a".repeat(64), "eth0");
+        let cut = Alias::new(&longest, vec![], None).to_string();
+        assert!(is_of(&cut, &longest));
+        assert!(!is_of("", &longest) && !is_of("uplink", &longest));
     }
 
     #[test]

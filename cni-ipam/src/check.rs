@@ -222,12 +222,7 @@ mod tests {
         let network = attachment("c1").network;
         let error = status(&config, &network).unwrap_err();
         assert_eq!(error.code(), Code::Unavailable);
-        release(
-            config.data_dir(),
-            &attachment("c1"),
-            crate::FromHostLocal::Release,
-        )
-        .unwrap();
+        release(config.data_dir(), &attachment("c1")).unwrap();
         status(&config, &network).unwrap();
     }
 

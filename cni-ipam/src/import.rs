@@ -415,7 +415,7 @@ mod tests {
     use super::*;
     use crate::{
         config::DataDir,
-        release::{FromHostLocal, release_in},
+        release::release_in,
         testing::{Node, attachment, parse_config},
     };
 
@@ -536,8 +536,7 @@ mod tests {
             ..node.store()
         };
         let data_dir = node.data_dir();
-        let refused =
-            release_in(&store, &data_dir, &attachment("c2"), FromHostLocal::Release).unwrap_err();
+        let refused = release_in(&store, &data_dir, &attachment("c2")).unwrap_err();
         assert!(refused.is_busy(), "{refused}");
         let refused = import(&store, data_dir.import_from()).unwrap_err();
         assert!(refused.is_busy(), "{refused}");
@@ -550,13 +549,7 @@ mod tests {
         let nowhere = node.dir.path().join("nowhere");
         import(&node.store(), Some(&nowhere)).unwrap();
         let data_dir = DataDir::new(node.dir.path().join("data")).with_import_from(&nowhere);
-        release_in(
-            &node.store(),
-            &data_dir,
-            &attachment("c1"),
-            FromHostLocal::Release,
-        )
-        .unwrap();
+        release_in(&node.store(), &data_dir, &attachment("c1")).unwrap();
         assert_eq!(names(node.dir.path()), [""; 0]);
     }
 }

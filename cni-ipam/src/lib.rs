@@ -31,5 +31,5 @@ pub use config::{Config, ConfigError, DEFAULT_DATA_DIR, DataDir, data_dir, unkno
 pub use error::{Error, Exhausted};
 pub use lease::{Lease, Leased, Maker, confirm, lease};
 pub use range::{Range, RangeSet};
-pub use release::{FromHostLocal, GcReport, Released, gc, release};
+pub use release::{GcReport, Holdings, gc, holdings, release};
 pub use store::Holder;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use cni_ipam::{Config, ConfigError, FromHostLocal, Lease, Maker, data_dir};
+use cni_ipam::{Config, ConfigError, Lease, Maker, data_dir};
 use cni_protocol::{
     AddRequest, AddResult, Attachment, CheckRequest, Code, DecodeError, DelRequest, Failure,
     GcRequest, IpConfig, Plugin, StatusRequest,
@@ -67,8 +67,7 @@ impl Plugin for Ipam {
 
     fn del(&self, request: &DelRequest) -> Result<(), Error> {
         let data_dir = data_dir(&request.config);
-        cni_ipam::release(&data_dir, &request.attachment, FromHostLocal::Release)?;
-        Ok(())
+        Ok(cni_ipam::release(&data_dir, &request.attachment)?)
     }
 
     fn check(&self, request: &CheckRequest) -> Result<(), Error> {

@@ -19,73 +19,91 @@ use crate::{
     },
 };
 
-/// What becomes of leases that were taken over from host-local.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum FromHostLocal {
-    /// They end like all others.
-    Release,
-    /// They stay, and the answer says so: the caller has something to do before.
-    Keep,
+/// What an attachment has, as a DEL wants to know before it gives it back.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Holdings {
+    pub addresses: Vec<IpAddr>,
+    /// Host-local gave one of them, or may have given one that was not taken over yet.
+    pub from_host_local: bool,
 }
 
-/// What a release found.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Released {
-    /// A lease was kept: host-local gave its address, or may have given it.
-    pub kept: bool,
+impl Holdings {
+    /// A release would find nothing.
+    pub fn is_empty(&self) -> bool {
+        self.addresses.is_empty() && !self.from_host_local
+    }
+}
+
+/// What an attachment has. Nothing there is fine, and nothing is ever made.
+pub fn holdings(data_dir: &DataDir, attachment: &Attachment) -> Result<Holdings, Error> {
+    let store = Store::new(data_dir, &attachment.network, &Here)?;
+    holdings_in(&store, data_dir, attachment)
+}
+
+pub(crate) fn holdings_in(
+    store: &Store<'_>,
+    data_dir: &DataDir,
+    attachment: &Attachment,
+) -> Result<Holdings, Error> {
+    let found = store.transact(Absent::Leave, |locked| {
+        let mut holdings = Holdings::default();
+        for owner in owners(attachment) {
+            for held in locked.held_by(&owner)? {
+                let made = held.line.map(|line| line.made);
+                holdings.from_host_local |= made == Some(Made::ByImport);
+                holdings.addresses.push(held.address);
+            }
+        }
+        Ok((locked.is_imported(), holdings))
+    })?;
+    let (is_imported, mut holdings) = found.unwrap_or_default();
+    if let Some(from) = data_dir.import_from().filter(|_| !is_imported) {
+        holdings.from_host_local |= import::there_is_any(store, from)?;
+    }
+    Ok(holdings)
 }
 
 /// Releases what an attachment has. Nothing there is fine, and nothing is ever made.
-pub fn release(
-    data_dir: &DataDir,
-    attachment: &Attachment,
-    old: FromHostLocal,
-) -> Result<Released, Error> {
+pub fn release(data_dir: &DataDir, attachment: &Attachment) -> Result<(), Error> {
     let store = Store::new(data_dir, &attachment.network, &Here)?;
-    release_in(&store, data_dir, attachment, old)
+    release_in(&store, data_dir, attachment)
 }
 
 pub(crate) fn release_in(
     store: &Store<'_>,
     data_dir: &DataDir,
     attachment: &Attachment,
-    old: FromHostLocal,
-) -> Result<Released, Error> {
+) -> Result<(), Error> {
+    let release_here = || {
+        store.transact(Absent::Leave, |locked| {
+            for owner in owners(attachment) {
+                for held in locked.held_by(&owner)? {
+                    locked.free(&held, Some(&owner))?;
+                }
+            }
+            Ok(locked.is_imported())
+        })
+    };
+    let is_imported = release_here()?.unwrap_or_default();
+    let Some(from) = data_dir.import_from().filter(|_| !is_imported) else {
+        return Ok(());
+    };
+    // Nothing was taken over yet: the record is where host-local put it. Or it is here by
+    // now, when somebody took it over at the same time.
+    if import::release_there(store, from, attachment)? {
+        release_here()?;
+    }
+    Ok(())
+}
+
+/// An attachment as a lease names it. Host-local's oldest records name no interface.
+fn owners(attachment: &Attachment) -> [Owner; 2] {
     let owner = owner_of(attachment);
     let unnamed = Owner {
         interface: NO_INTERFACE.to_owned(),
         ..owner.clone()
     };
-    let release_here = || {
-        store.transact(Absent::Leave, |locked| {
-            let mut kept = false;
-            for owner in [&owner, &unnamed] {
-                for held in locked.held_by(owner)? {
-                    let made = held.line.as_ref().map(|line| line.made);
-                    if made == Some(Made::ByImport) && old == FromHostLocal::Keep {
-                        kept = true;
-                    } else {
-                        locked.free(&held, Some(owner))?;
-                    }
-                }
-            }
-            Ok((locked.is_imported(), Released { kept }))
-        })
-    };
-    let (is_imported, released) = release_here()?.unwrap_or_default();
-    let Some(from) = data_dir.import_from().filter(|_| !is_imported) else {
-        return Ok(released);
-    };
-    // Nothing was taken over yet: the record is where host-local put it. Or it is here by
-    // now, when somebody took it over at the same time.
-    if old == FromHostLocal::Keep {
-        let kept = import::there_is_any(store, from)?;
-        return Ok(Released { kept });
-    }
-    if import::release_there(store, from, attachment)? {
-        release_here()?;
-    }
-    Ok(released)
+    [owner, unnamed]
 }
 
 /// What a GC did.
@@ -235,18 +253,31 @@ mod tests {
         node.del("c2");
         let mut other = attachment("c1");
         other.interface = "eth1".parse().unwrap();
-        release_in(
-            &node.store(),
-            &node.data_dir(),
-            &other,
-            FromHostLocal::Release,
-        )
-        .unwrap();
+        release_in(&node.store(), &node.data_dir(), &other).unwrap();
         assert_eq!(node.taken(), ["10.64.1.2 c1 eth0"]);
         for _ in 0..3 {
             node.del("c1");
         }
         assert_eq!(node.taken(), [""; 0]);
+    }
+
+    #[test]
+    fn what_an_attachment_has_can_be_asked_before_it_is_released() {
+        let node = Node::new(POOL);
+        let held =
+            |id: &str| holdings_in(&node.store(), &node.data_dir(), &attachment(id)).unwrap();
+        assert!(held("c1").is_empty());
+        assert!(!node.dir.path().join("data").exists());
+        node.add("c1");
+        node.add("c2");
+        assert_eq!(
+            held("c1").addresses,
+            ["10.64.1.2".parse::<IpAddr>().unwrap()]
+        );
+        assert!(!held("c1").is_empty() && held("c3").is_empty());
+        assert_eq!(node.taken(), ["10.64.1.2 c1 eth0", "10.64.1.3 c2 eth0"]);
+        node.del("c1");
+        assert!(held("c1").is_empty());
     }
 
     #[test]

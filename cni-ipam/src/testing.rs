@@ -21,7 +21,7 @@ use crate::{
     error::Error,
     lease::{Leased, Maker, Wish, lease_in, owner_of},
     names,
-    release::{FromHostLocal, release_in},
+    release::release_in,
     store::{
         Host, Store, block,
         boot::Boot,
@@ -157,13 +157,7 @@ impl Node {
     }
 
     pub(crate) fn try_del(&self, id: &str) -> Result<(), Error> {
-        release_in(
-            &self.store(),
-            &self.data_dir(),
-            &attachment(id),
-            FromHostLocal::Release,
-        )
-        .map(drop)
+        release_in(&self.store(), &self.data_dir(), &attachment(id))
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {

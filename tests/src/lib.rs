@@ -40,6 +40,7 @@ mod stub;
 pub mod tap;
 mod trace;
 pub mod transfer;
+mod watch;
 mod wire;
 
 pub use chain::Chain;
@@ -58,4 +59,5 @@ pub use shell::{sh, tool};
 pub use state::State;
 pub use stub::Stub;
 pub use tap::Tap;
+pub use watch::{Entry, Stopped};
 pub use wire::World;

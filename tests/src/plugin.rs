@@ -296,7 +296,7 @@ pub struct Refusal {
 }
 
 impl Answer {
-    fn new(call: String, output: &Output) -> Self {
+    pub(crate) fn new(call: String, output: &Output) -> Self {
         let status = output.status.code();
         let status = status.unwrap_or_else(|| -output.status.signal().unwrap_or_default());
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();

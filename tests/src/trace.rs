@@ -2,7 +2,7 @@
 
 use std::{
     io::Write,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use nix::{
@@ -20,7 +20,7 @@ use crate::Request;
 /// The shell waits until it is traced, then becomes the plugin.
 const STOPPED_SHELL: &str = "kill -STOP $$; exec \"$0\"";
 
-const OPTIONS: Options = Options::PTRACE_O_TRACESYSGOOD
+pub(crate) const OPTIONS: Options = Options::PTRACE_O_TRACESYSGOOD
     .union(Options::PTRACE_O_TRACEEXEC)
     .union(Options::PTRACE_O_EXITKILL);
 
@@ -28,20 +28,14 @@ impl Request {
     /// Makes the call and kills the process, as SIGKILL does, when its `nth` system call
     /// that changes something is done. Returns false when it ended by itself before.
     pub fn killed_after(&self, nth: usize) -> bool {
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", STOPPED_SHELL]).arg(self.path());
-        let pid = self.spawn(command);
-        trace_to_the_plugin(pid);
+        let pid = self.start_traced(Stdio::null).0;
         run_for(pid, nth)
     }
 
     /// Makes the call and returns how many system calls it took. Panics when the process
     /// starts another.
     pub fn system_calls(&self) -> usize {
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", STOPPED_SHELL]).arg(self.path());
-        let pid = self.spawn(command);
-        trace_to_the_plugin(pid);
+        let pid = self.start_traced(Stdio::null).0;
         let children = Options::PTRACE_O_TRACECLONE
             | Options::PTRACE_O_TRACEFORK
             | Options::PTRACE_O_TRACEVFORK;
@@ -53,22 +47,25 @@ impl Request {
         stops / 2
     }
 
-    #[expect(
-        clippy::zombie_processes,
-        reason = "who traces it waits for it, by its pid"
-    )]
-    fn spawn(&self, mut command: Command) -> Pid {
+    /// Starts the call, traced and stopped where the plugin begins. What it writes goes where
+    /// `output` says.
+    pub(crate) fn start_traced(&self, output: fn() -> Stdio) -> (Pid, Child) {
+        let mut command = Command::new("/bin/sh");
         command
+            .args(["-c", STOPPED_SHELL])
+            .arg(self.path())
             .env_clear()
             .envs(self.variables())
             .current_dir("/")
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+            .stdout(output())
+            .stderr(output());
         let mut child = command.spawn().expect("cannot run /bin/sh");
         let mut stdin = child.stdin.take().unwrap();
         stdin.write_all(self.input()).ok();
-        Pid::from_raw(child.id().cast_signed())
+        let pid = Pid::from_raw(child.id().cast_signed());
+        trace_to_the_plugin(pid);
+        (pid, child)
     }
 }
 
@@ -121,7 +118,7 @@ fn next_stop(pid: Pid) -> bool {
 /// Whether anybody else can tell that the call that has just ended was made. To be killed
 /// after a call that nobody can tell of is to be killed after the one before.
 #[cfg(target_arch = "x86_64")]
-fn changes_something(pid: Pid) -> bool {
+pub(crate) fn changes_something(pid: Pid) -> bool {
     const PRIVATE: [libc::c_long; 24] = [
         libc::SYS_arch_prctl,
         libc::SYS_brk,
@@ -155,6 +152,6 @@ fn changes_something(pid: Pid) -> bool {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn changes_something(_: Pid) -> bool {
+pub(crate) fn changes_something(_: Pid) -> bool {
     true
 }

@@ -1,22 +1,26 @@
-//! The bridge: found, made, and its gateway addresses. Shared, so never removed.
+//! The bridge: found, made and brought to what the plan wants of it. Shared, so never removed.
 
+use cni_ipam::alias::Alias;
 use cni_protocol::InterfaceName;
-use ipnet::IpNet;
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
+    RouteNetlinkMessage,
     link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage},
 };
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec};
 
 use crate::{
-    config::AddressConflict,
     error::Error,
     mac::Mac,
-    object::{address, vlan},
+    object::{gateway, vlan},
     plan::BridgePlan,
-    rtnl::{Host, Index, Link, RouteRequest, Rtnl, change},
+    rtnl::{Host, Link, RouteRequest, Rtnl, change},
     sysctl::{self, Sysctl},
 };
+
+/// How many ports a bridge can have (`BR_MAX_PORTS`, of which number 0 is none).
+const MOST_PORTS: usize = 1023;
+/// How many ports are named in a note.
+const FEW: usize = 3;
 
 /// Finds the bridge. `None` when no link has the name; another kind of link is refused.
 pub(crate) fn find(
@@ -47,17 +51,23 @@ pub(crate) fn ensure(
     found: Option<Link<Host>>,
     plan: &BridgePlan,
 ) -> Result<Ensured, Error> {
-    let mut changed = found.is_none();
-    let (link, seen) = match found {
-        // Nothing is changed about a bridge that turns out to be somebody else's.
-        Some(link) if plan.gateway_link.is_none() => {
-            let seen = gateways_there(host, &link, plan)?;
-            (link, Some(seen))
-        }
-        Some(link) => (link, None),
-        None => (create(host, plan)?, None),
+    let holder = match &plan.gateway_link {
+        None => None,
+        Some(gateway) => host.find_link(&gateway.name)?,
     };
-    changed |= settle(host, &link, plan)?;
+    let had_gateways = match &plan.gateway_link {
+        None => found.is_some(),
+        Some(_) => holder.is_some(),
+    };
+    // Nothing is changed about a bridge that turns out to be somebody else's, and none is made
+    // for pods whose network is not free.
+    let mut gateways = gateway::look(host, found.as_ref(), holder.as_ref(), plan)?;
+    gateway::refuse_overlap(host, &gateways.missing, plan)?;
+    let link = match found {
+        Some(link) => link,
+        None => create(host, plan)?,
+    };
+    let mut changed = settle(host, &link, plan)?;
     let bridge = Link {
         mtu: link.mtu.min(plan.mtu),
         ..link
@@ -66,12 +76,12 @@ pub(crate) fn ensure(
         Some(gateway) => Some(vlan::ensure_gateway_link(host, &bridge, gateway)?),
         None => None,
     };
+    if !had_gateways {
+        // Another ADD may have made it at the same time.
+        gateways = gateway::look(host, Some(&bridge), gateway_link.as_ref(), plan)?;
+    }
     let holder = gateway_link.as_ref().unwrap_or(&bridge);
-    let seen = match seen {
-        Some(seen) => seen,
-        None => gateways_there(host, holder, plan)?,
-    };
-    changed |= ensure_gateways(host, holder.index, plan, &seen)?;
+    changed |= gateway::ensure(host, holder.index, plan, &gateways)?;
     Ok(Ensured {
         bridge,
         gateway_link,
@@ -118,12 +128,23 @@ fn settle(host: &mut Rtnl<Host>, link: &Link<Host>, plan: &BridgePlan) -> Result
         }
         sysctl::ensure_link(&plan.name, &settings)?;
     }
-    let requests = differences(link, plan);
+    let others = link.mac.filter(|mac| *mac != plan.mac.0).map(Mac);
+    let requests = differences(link, plan, others.filter(|_| !has_own_address(&plan.name)));
     if requests.is_empty() {
         return Ok(false);
     }
+    if others.is_some_and(|mac| !mac.is_derived()) {
+        note_foreign(host, link, plan, &requests)?;
+    }
     host.execute(requests)?;
     Ok(true)
+}
+
+/// The bridge's address was set by somebody (`NET_ADDR_SET`), and so does not change when its
+/// ports do. Where that cannot be seen, it is taken for not so.
+fn has_own_address(name: &InterfaceName) -> bool {
+    std::fs::read_to_string(format!("/sys/class/net/{name}/addr_assign_type"))
+        .is_ok_and(|how| how.trim() == "3")
 }
 
 /// Has the node believe no router advertisements that come by the bridge. Done for every
@@ -132,7 +153,44 @@ pub(crate) fn silence(plan: &BridgePlan) -> Result<(), Error> {
     Ok(sysctl::ensure_link(&plan.name, &[("accept_ra", "0")])?)
 }
 
-fn differences(link: &Link<Host>, plan: &BridgePlan) -> Vec<RouteRequest> {
+/// Says that a bridge which somebody else made, for ports of his own, is about to be changed.
+fn note_foreign(
+    host: &mut Rtnl<Host>,
+    link: &Link<Host>,
+    plan: &BridgePlan,
+    changes: &[RouteRequest],
+) -> Result<(), Error> {
+    let mut ports = host.ports(link.index)?;
+    ports.retain(|port| !is_of_pod(port));
+    if ports.is_empty() {
+        return Ok(());
+    }
+    let named = ports.iter().take(FEW).map(|port| port.name.as_str());
+    let mut named = named.collect::<Vec<_>>().join(", ");
+    if ports.len() > FEW {
+        named.push_str(", ...");
+    }
+    let changes: Vec<&str> = changes
+        .iter()
+        .map(|change| change.operation.as_str())
+        .collect();
+    cni_protocol::log(&format_args!(
+        "bridge {} was made by somebody else and has ports that are no pods' ({named}). For the pods it is changed all the same: {}",
+        plan.name,
+        changes.join("; ")
+    ));
+    Ok(())
+}
+
+/// The port is the node's end of a pair of ours.
+fn is_of_pod(port: &Link<Host>) -> bool {
+    let alias = port.alias.as_deref();
+    port.is_veth() && alias.is_some_and(|alias| alias.parse::<Alias>().is_ok())
+}
+
+/// What has to be changed. `unfixed` is the bridge's address, if it is somebody else's and
+/// nobody has set it.
+fn differences(link: &Link<Host>, plan: &BridgePlan, unfixed: Option<Mac>) -> Vec<RouteRequest> {
     let name = &plan.name;
     let by_index = || LinkUnspec::new_with_index(link.index.number);
     let set =
@@ -156,11 +214,11 @@ fn differences(link: &Link<Host>, plan: &BridgePlan) -> Vec<RouteRequest> {
             by_index().mtu(plan.mtu).build(),
         ));
     }
-    if let Some(mac) = link.mac.filter(|mac| *mac != plan.mac.0) {
-        // Somebody else's bridge: the kernel gives it the lowest address of its ports, a
-        // different one with each pod, until one is set.
-        let operation = format!("fix the address of bridge {name} at {}", Mac(mac));
-        requests.push(set(operation, by_index().address(mac.to_vec()).build()));
+    if let Some(mac) = unfixed {
+        // The kernel gives the bridge the lowest address of its ports, a different one with
+        // each pod, until one is set.
+        let operation = format!("fix the address of bridge {name} at {mac}");
+        requests.push(set(operation, by_index().address(mac.0.to_vec()).build()));
     }
     if link.netfilter_calls != Some((true, true)) {
         requests.push(options(
@@ -194,93 +252,6 @@ fn options(operation: String, link: &Link<Host>, options: Vec<InfoBridge>) -> Ro
     change(operation, RouteNetlinkMessage::NewLink(message), 0)
 }
 
-/// The addresses of the link that is to have the gateways'. One that stands in a gateway's
-/// way is refused, unless it is to be replaced.
-fn gateways_there(
-    host: &mut Rtnl<Host>,
-    link: &Link<Host>,
-    plan: &BridgePlan,
-) -> Result<Vec<IpNet>, Error> {
-    let is_v4 = |gateway: &IpNet| gateway.addr().is_ipv4();
-    let family = match plan.gateways.as_slice() {
-        [] => return Ok(Vec::new()),
-        gateways if gateways.iter().all(is_v4) => AddressFamily::Inet,
-        _ => AddressFamily::Unspec,
-    };
-    let addresses = host.addresses(link.index, family)?;
-    let there: Vec<IpNet> = addresses.into_iter().map(|address| address.net).collect();
-    let conflict = there
-        .iter()
-        .find_map(|found| Some((*found, conflict(found, plan)?)));
-    match conflict {
-        Some((found, wanted)) if plan.conflict == AddressConflict::Refuse => {
-            Err(Error::OtherAddress {
-                bridge: plan.gateway_holder().clone(),
-                found,
-                wanted,
-            })
-        }
-        _ => Ok(there),
-    }
-}
-
-/// Gives the bridge, or the link in its VLAN, the gateways' addresses that it has not.
-/// Answers whether there were any.
-fn ensure_gateways(
-    host: &mut Rtnl<Host>,
-    index: Index<Host>,
-    plan: &BridgePlan,
-    there: &[IpNet],
-) -> Result<bool, Error> {
-    let name = plan.gateway_holder();
-    let in_the_way = there.iter().filter(|found| conflict(found, plan).is_some());
-    let mut requests: Vec<_> = in_the_way
-        .map(|found| address::remove(name, index, *found))
-        .collect();
-    let missing: Vec<&IpNet> = plan
-        .gateways
-        .iter()
-        .filter(|gateway| !there.contains(gateway))
-        .collect();
-    if missing.iter().any(|gateway| gateway.addr().is_ipv6()) {
-        sysctl::ensure(&Sysctl::Ipv6Link(name.clone(), "disable_ipv6"), "0")?;
-    }
-    requests.extend(
-        missing
-            .into_iter()
-            .map(|gateway| address::create(name, index, *gateway, true)),
-    );
-    if requests.is_empty() {
-        return Ok(false);
-    }
-    for outcome in host.execute_each(requests)? {
-        match outcome {
-            // Another ADD was quicker, or its address is gone already.
-            Err(error) if error.is_exists() || error.is_absent() => {}
-            outcome => outcome?,
-        }
-    }
-    Ok(true)
-}
-
-/// The gateway that an address on the bridge stands in the way of: in IPv4 any other
-/// address does, in IPv6 one of an overlapping network.
-fn conflict(found: &IpNet, plan: &BridgePlan) -> Option<IpNet> {
-    if plan.gateways.contains(found) {
-        return None;
-    }
-    plan.gateways
-        .iter()
-        .find(|gateway| match (found, gateway) {
-            (IpNet::V4(_), IpNet::V4(_)) => true,
-            (IpNet::V6(found), IpNet::V6(gateway)) => {
-                found.contains(&gateway.network()) || gateway.contains(&found.network())
-            }
-            _ => false,
-        })
-        .copied()
-}
-
 /// What is not as an ADD would have left it, in words.
 ///
 /// Its own address is not compared: a bridge that was there before keeps what it had.
@@ -312,36 +283,9 @@ pub(crate) fn check(
         ));
     }
     if !plan.gateways.is_empty() {
-        differences.extend(check_gateways(host, link, plan)?);
+        differences.extend(gateway::check(host, link, plan)?);
     }
     Ok(differences)
-}
-
-fn check_gateways(
-    host: &mut Rtnl<Host>,
-    bridge: &Link<Host>,
-    plan: &BridgePlan,
-) -> Result<Vec<String>, Error> {
-    let (index, name) = match &plan.gateway_link {
-        None => (bridge.index, format!("bridge {}", plan.name)),
-        Some(gateway) => match host.find_link(&gateway.name)? {
-            Some(link) => (link.index, format!("link {}", gateway.name)),
-            None => {
-                return Ok(vec![format!(
-                    "the gateway's link {} is missing",
-                    gateway.name
-                )]);
-            }
-        },
-    };
-    let there = host.addresses(index, AddressFamily::Unspec)?;
-    let missing = plan
-        .gateways
-        .iter()
-        .filter(|gateway| !there.iter().any(|address| address.net == **gateway));
-    Ok(missing
-        .map(|gateway| format!("gateway address {gateway} is missing on {name}"))
-        .collect())
 }
 
 /// Says so when the kernel cannot hand bridged packets to iptables at all. It is no failure:
@@ -352,5 +296,18 @@ pub(crate) fn note_missing_netfilter() {
             &"the kernel has br_netfilter not loaded: a Service whose pod is on the caller's own node cannot be \
               reached from there (modprobe br_netfilter)",
         );
+    }
+}
+
+/// Says so when there is hardly a port left. Where it cannot be seen, it is not said.
+pub(crate) fn note_few_ports(name: &InterfaceName) {
+    let Ok(ports) = std::fs::read_dir(format!("/sys/class/net/{name}/brif")) else {
+        return;
+    };
+    let used = ports.count();
+    if used * 100 > MOST_PORTS * 95 {
+        cni_protocol::log(&format_args!(
+            "bridge {name} has {used} ports: the kernel allows {MOST_PORTS}, so hardly another pod fits on this node"
+        ));
     }
 }

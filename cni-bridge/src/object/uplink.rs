@@ -6,7 +6,7 @@ use netlink_packet_route::link::InfoKind;
 
 use crate::{
     error::Error,
-    rtnl::{Host, Link, Rtnl},
+    rtnl::{Hop, Host, Link, Rtnl},
 };
 
 /// Addresses that are nowhere, so that only a default route leads there (RFC 5737, RFC 3849).
@@ -17,14 +17,19 @@ const OUTSIDE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1)
 ///
 /// The kernel is asked for one route: a node may have a hundred thousand of them.
 pub(crate) fn find(host: &mut Rtnl<Host>, like: IpAddr) -> Result<Option<Link<Host>>, Error> {
+    match next_hop(host, like)? {
+        Some(hop) => Ok(host.find_link_by_index(hop.link)?),
+        None => Ok(None),
+    }
+}
+
+/// Where the node's default route leads, in the family of `like`.
+pub(crate) fn next_hop(host: &mut Rtnl<Host>, like: IpAddr) -> Result<Option<Hop<Host>>, Error> {
     let outside = match like {
         IpAddr::V4(_) => IpAddr::V4(OUTSIDE_V4),
         IpAddr::V6(_) => IpAddr::V6(OUTSIDE_V6),
     };
-    match host.outgoing_link(outside)? {
-        Some(index) => Ok(host.find_link_by_index(index)?),
-        None => Ok(None),
-    }
+    Ok(host.next_hop(outside)?)
 }
 
 /// Every link that may lead to other machines: none that only has containers behind it.

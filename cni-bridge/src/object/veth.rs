@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cni_ipam::alias::Alias;
+use cni_ipam::alias::{self, Alias};
 use cni_protocol::{Attachment, InterfaceName};
 use netlink_packet_route::{
     RouteNetlinkMessage,
@@ -160,19 +160,21 @@ pub(crate) fn refuse_existing(kernel: &mut Kernel, attachment: &Attachment) -> R
 /// kernel has worked off that the pod's end is up (`linkwatch_event()`): mostly before one can
 /// look, later when others keep RTNL busy. The first port also gives the bridge its carrier.
 ///
-/// What takes longer than that is not waited for: it comes up by itself.
+/// What takes longer than that is not waited for: it comes up by itself. A port that is gone
+/// was removed by a DEL of the same attachment that came in between.
 pub(crate) fn await_carrier(
     host: &mut Rtnl<Host>,
     bridge: &Link<Host>,
-    port: Index<Host>,
+    port: &Link<Host>,
 ) -> Result<(), Error> {
     let started = Instant::now();
     let mut forwards = false;
     let mut carries = bridge.operational;
     loop {
         if !forwards {
-            let port = host.find_link_by_index(port)?.map(|link| link.port);
-            forwards = port.is_none_or(|port| port.forwarding == Some(true));
+            let link = host.find_link_by_index(port.index)?;
+            let vanished = || Error::LinkVanished(port.name.clone());
+            forwards = link.ok_or_else(vanished)?.port.forwarding == Some(true);
         }
         if forwards && !carries {
             carries = host
@@ -205,6 +207,47 @@ pub(crate) fn remove(host: &mut Rtnl<Host>, name: &InterfaceName) -> Result<bool
         Ok(()) => Ok(true),
         Err(error) if error.is_absent() => Ok(false),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Who has the name of an attachment's link.
+#[derive(Debug)]
+pub(crate) enum Named {
+    Nobody,
+    /// The attachment. Without an alias it is its link too: the ADD was killed before it had
+    /// set one.
+    Own(Link<Host>),
+    Stranger(Link<Host>),
+}
+
+/// Looks at what has the name of the attachment's link.
+pub(crate) fn find_own(
+    host: &mut Rtnl<Host>,
+    name: &InterfaceName,
+    attachment: &Attachment,
+) -> Result<Named, Error> {
+    let is_own = |link: &Link<Host>| {
+        let alias = link.alias.as_deref();
+        link.is_veth() && alias.is_none_or(|alias| alias::is_of(alias, attachment))
+    };
+    Ok(match host.find_link(name)? {
+        None => Named::Nobody,
+        Some(link) if is_own(&link) => Named::Own(link),
+        Some(link) => Named::Stranger(link),
+    })
+}
+
+/// Removes the pair that has been looked at, and none that has got its name since.
+pub(crate) fn remove_seen(host: &mut Rtnl<Host>, link: &Link<Host>) -> Result<(), Error> {
+    let message = LinkUnspec::new_with_index(link.index.number).build();
+    let request = change(
+        format!("remove link {}", link.name),
+        RouteNetlinkMessage::DelLink(message),
+        0,
+    );
+    match host.execute(vec![request]) {
+        Err(error) if error.is_absent() => Ok(()),
+        outcome => Ok(outcome?),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::store::{Host, Store};
 use crate::{
     alias::Alias,
     lease::{Maker, Wish, lease_in, owner_of},
-    release::{FromHostLocal, release_in},
+    release::release_in,
     testing::{Node, attachment, texts},
 };
 
@@ -61,13 +61,7 @@ fn threads_that_lease_and_release_never_share_an_address() {
             let before = owners.lock().unwrap().insert(address.clone(), id.clone());
             assert_eq!(before, None, "{address} has two owners");
             owners.lock().unwrap().remove(&address);
-            release_in(
-                &store,
-                &node.data_dir(),
-                &attachment(&id),
-                FromHostLocal::Release,
-            )
-            .unwrap();
+            release_in(&store, &node.data_dir(), &attachment(&id)).unwrap();
         }
     };
     thread::scope(|scope| {
@@ -90,13 +84,7 @@ fn a_lock_that_is_held_is_an_error_in_time_that_names_the_holder() {
         ..node.store()
     };
     let started = Instant::now();
-    let error = release_in(
-        &store,
-        &node.data_dir(),
-        &attachment("c1"),
-        FromHostLocal::Release,
-    )
-    .unwrap_err();
+    let error = release_in(&store, &node.data_dir(), &attachment("c1")).unwrap_err();
     assert!(started.elapsed() < Duration::from_secs(2));
     assert!(error.is_busy());
     assert_eq!(error.code(), cni_protocol::Code::TryAgain);

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cni_ipam::{Config, FromHostLocal, Maker};
+use cni_ipam::{Config, Maker};
 use cni_protocol::{Args, Attachment, NetworkConfig};
 use nix::unistd::syncfs;
 use serde_json::{Value, json};
@@ -135,7 +135,7 @@ impl InProcess {
         let started = Instant::now();
         self.lease(&attachment)?;
         let leased = Instant::now();
-        cni_ipam::release(self.config.data_dir(), &attachment, FromHostLocal::Release)?;
+        cni_ipam::release(self.config.data_dir(), &attachment)?;
         Ok([leased - started, leased.elapsed()])
     }
 
