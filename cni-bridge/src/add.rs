@@ -3,7 +3,7 @@
 use cni_protocol::{AddRequest, AddResult, Dns, Failure, Interface, IpConfig, step};
 
 use crate::{
-    config::{Config, Ipam, Mtu, PodEnd},
+    config::{Config, Ipam, Masquerade, Mtu, PodEnd},
     error::Error,
     heal, ipam,
     kernel::{Kernel, OwnNetns},
@@ -71,6 +71,13 @@ fn apply(
 ) -> Result<Made, Error> {
     step("lease");
     let allocation = ipam::lease(request, config, kernel.home, undo)?;
+    if let Masquerade::Unknown(unusable) = &config.masquerade {
+        masquerade::keep(
+            &request.attachment.network,
+            Some(&allocation.pods),
+            unusable,
+        )?;
+    }
     let around = surroundings(config, kernel, found.as_ref(), &allocation)?;
     let plan = Plan::new(
         config,

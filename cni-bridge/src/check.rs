@@ -3,11 +3,11 @@
 //! What later plugins of the chain may change (further addresses and routes, a route in
 //! another table, the pod's MAC address as prevResult has it) is no difference.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use cni_ipam::alias::Alias;
 use cni_protocol::{
-    AddResult, CheckRequest, Command, Interface, IpConfig, Route, delegate::Delegate,
+    AddResult, CheckRequest, Command, Failure, Interface, IpConfig, Route, delegate::Delegate,
 };
 use ipnet::IpNet;
 use netlink_packet_route::{
@@ -16,7 +16,7 @@ use netlink_packet_route::{
 };
 
 use crate::{
-    config::{Config, Ipam, PodEnd},
+    config::{Config, Ipam, Masquerade, PodEnd},
     error::Error,
     ipam,
     kernel::{Kernel, OwnNetns},
@@ -69,6 +69,10 @@ pub(crate) fn check(request: &CheckRequest) -> Result<(), Error> {
     }
     differences.extend(forwarding::check(plan.bridge.forwarding())?);
     differences.extend(masquerade::check(&plan.masquerade)?);
+    if let Masquerade::Unknown(unusable) = &config.masquerade {
+        let why = Error::MasqueradeFile(Arc::clone(unusable)).reply();
+        differences.push(format!("the masquerade rules cannot be compared: {why}"));
+    }
     differences.extend(firewall::check(
         &mut kernel.host,
         &firewall::Scope::of(&plan),

@@ -3,6 +3,8 @@
 //!
 //! It knows the keys and their meaning, and nothing of the kernel.
 
+use std::{path::Path, sync::Arc};
+
 use cni_protocol::{
     Args, Code, DecodeError, Dns, Failure, InterfaceName, NetworkConfig, UnknownKey,
 };
@@ -10,6 +12,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::{
+    agent::{self, UnknownKeys},
     mac::{InvalidMac, Mac},
     masquerade::Policy,
     vlan::{InvalidVlan, RawTrunk, Vlan},
@@ -42,7 +45,8 @@ struct Raw {
     non_masquerade_cidrs: Option<Vec<String>>,
     #[serde(rename = "masqueradeCIDRs")]
     masquerade_cidrs: Option<Vec<String>>,
-    masq_link_local: bool,
+    masq_link_local: Option<bool>,
+    ip_masq_config: Option<String>,
     mtu: Option<RawMtu>,
     hairpin_mode: Option<bool>,
     promisc_mode: bool,
@@ -102,7 +106,7 @@ pub(crate) struct Config {
     /// The pod's default route leads through the bridge.
     pub(crate) default_gateway: bool,
     pub(crate) conflict: AddressConflict,
-    pub(crate) masquerade: Option<Policy>,
+    pub(crate) masquerade: Masquerade,
     pub(crate) mtu: Mtu,
     pub(crate) hairpin: bool,
     pub(crate) promiscuous: bool,
@@ -128,6 +132,15 @@ pub(crate) enum Ipam {
     BuiltIn(Box<cni_ipam::Config>),
     /// Another executable of this name.
     Delegated(String),
+}
+
+/// Which packets of pods get the node's address.
+#[derive(Debug)]
+pub(crate) enum Masquerade {
+    Off,
+    By(Policy),
+    /// The file that says it cannot be used: what is there has to stay.
+    Unknown(Arc<agent::Error>),
 }
 
 /// What to do about another address that the bridge has where a gateway's should be.
@@ -176,6 +189,12 @@ pub(crate) enum Error {
     MtuWord(String),
     #[error("\"{key}\" has '{value}': expected an address range like 10.0.0.0/8")]
     Cidr { key: &'static str, value: String },
+    #[error("\"ipMasqConfig\" is \"{0}\": expected the absolute path of a file")]
+    FilePath(String),
+    #[error(
+        "\"ipMasqConfig\" and \"{0}\" exclude each other: what the file says is all that counts"
+    )]
+    FileAnd(&'static str),
     #[error(transparent)]
     Vlan(#[from] InvalidVlan),
     #[error("the MAC address requested by {origin} cannot be used")]
@@ -201,6 +220,8 @@ impl Failure for Error {
             | Self::Backend(_)
             | Self::Mtu(_)
             | Self::Cidr { .. }
+            | Self::FilePath(_)
+            | Self::FileAnd(_)
             | Self::Vlan(_)
             | Self::Mac { .. } => Code::InvalidConfig,
         }
@@ -232,9 +253,7 @@ impl Config {
             } else {
                 AddressConflict::Refuse
             },
-            masquerade: (layer3 && raw.ip_masq.unwrap_or(true))
-                .then(|| policy(&raw))
-                .transpose()?,
+            masquerade: masquerade(&raw, layer3 && raw.ip_masq.unwrap_or(true))?,
             mtu: mtu(raw.mtu.as_ref())?,
             hairpin,
             promiscuous: raw.promisc_mode,
@@ -329,6 +348,42 @@ fn mtu(raw: Option<&RawMtu>) -> Result<Mtu, Error> {
     }
 }
 
+fn masquerade(raw: &Raw, on: bool) -> Result<Masquerade, Error> {
+    let file = raw.ip_masq_config.as_deref();
+    let Some(file) = file.filter(|path| !path.is_empty()) else {
+        return if on {
+            policy(raw).map(Masquerade::By)
+        } else {
+            Ok(Masquerade::Off)
+        };
+    };
+    let path = Path::new(file);
+    if !path.is_absolute() {
+        return Err(Error::FilePath(file.to_owned()));
+    }
+    for (key, is_there) in [
+        ("nonMasqueradeCIDRs", raw.non_masquerade_cidrs.is_some()),
+        ("masqueradeCIDRs", raw.masquerade_cidrs.is_some()),
+        ("masqLinkLocal", raw.masq_link_local.is_some()),
+    ] {
+        if is_there {
+            return Err(Error::FileAnd(key));
+        }
+    }
+    if !on {
+        return Ok(Masquerade::Off);
+    }
+    let unknown = if raw.strict {
+        UnknownKeys::Refused
+    } else {
+        UnknownKeys::Ignored
+    };
+    Ok(match agent::read(path, unknown) {
+        Ok(policy) => Masquerade::By(policy),
+        Err(error) => Masquerade::Unknown(Arc::new(error)),
+    })
+}
+
 fn policy(raw: &Raw) -> Result<Policy, Error> {
     let spared = raw.non_masquerade_cidrs.as_deref();
     let spared = spared
@@ -338,7 +393,8 @@ fn policy(raw: &Raw) -> Result<Policy, Error> {
         "masqueradeCIDRs",
         raw.masquerade_cidrs.as_deref().unwrap_or_default(),
     )?;
-    Ok(Policy::new(spared, masqueraded, raw.masq_link_local))
+    let link_local = raw.masq_link_local.unwrap_or(false);
+    Ok(Policy::new(spared, masqueraded, link_local))
 }
 
 fn cidrs(key: &'static str, list: &[String]) -> Result<Vec<IpNet>, Error> {
@@ -389,7 +445,9 @@ mod tests {
         let config = parse(IPAM).unwrap();
         assert_eq!(config.bridge.as_str(), "cbr0");
         assert!(config.gateway && config.default_gateway && config.hairpin);
-        assert_eq!(config.masquerade, Some(Policy::new(None, vec![], false)));
+        assert!(
+            matches!(&config.masquerade, Masquerade::By(policy) if *policy == Policy::new(None, vec![], false))
+        );
         assert_eq!(config.mtu, Mtu::Auto);
     }
 
@@ -397,7 +455,7 @@ mod tests {
     fn without_an_ipam_nothing_of_layer_3_is_on() {
         let config = parse("").unwrap();
         assert!(!config.gateway && !config.default_gateway && !config.hairpin);
-        assert_eq!(config.masquerade, None);
+        assert!(matches!(config.masquerade, Masquerade::Off));
     }
 
     #[test]
@@ -407,7 +465,7 @@ mod tests {
         ))
         .unwrap();
         assert!(!config.gateway && !config.default_gateway && !config.hairpin);
-        assert_eq!(config.masquerade, None);
+        assert!(matches!(config.masquerade, Masquerade::Off));
     }
 
     #[test]
@@ -449,6 +507,40 @@ mod tests {
             refused(r#","vlan":5000"#),
             "\"vlan\" is 5000: expected a number from 0 to 4094"
         );
+    }
+
+    #[test]
+    fn the_exceptions_stand_in_one_place() {
+        for key in [
+            r#""nonMasqueradeCIDRs":["10.0.0.0/8"]"#,
+            r#""masqueradeCIDRs":[]"#,
+            r#""masqLinkLocal":false"#,
+        ] {
+            let name = key.split('"').nth(1).unwrap();
+            assert_eq!(
+                refused(&format!(r#"{IPAM},"ipMasqConfig":"/nowhere/config",{key}"#)),
+                format!(
+                    "\"ipMasqConfig\" and \"{name}\" exclude each other: what the file says is all that counts"
+                )
+            );
+        }
+        assert_eq!(
+            refused(&format!(r#"{IPAM},"ipMasqConfig":"etc/config""#)),
+            "\"ipMasqConfig\" is \"etc/config\": expected the absolute path of a file"
+        );
+        let config = parse(&format!(r#"{IPAM},"ipMasqConfig":"","masqLinkLocal":true"#));
+        assert!(matches!(config.unwrap().masquerade, Masquerade::By(_)));
+        let config = parse(&format!(
+            r#"{IPAM},"ipMasqConfig":"/dev/null","ipMasq":false"#
+        ));
+        assert!(matches!(config.unwrap().masquerade, Masquerade::Off));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_used_is_no_reason_to_refuse_the_configuration() {
+        let config = parse(&format!(r#"{IPAM},"ipMasqConfig":"/dev/null""#)).unwrap();
+        assert!(matches!(&config.masquerade, Masquerade::Unknown(error)
+                if error.to_string() == "the \"ipMasqConfig\" /dev/null is no regular file"));
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Everything that can keep an attachment from being made, checked or removed.
 
-use std::{fmt, io, net::IpAddr, path::PathBuf};
+use std::{fmt, io, net::IpAddr, path::PathBuf, sync::Arc};
 
 use cni_protocol::{
     Attachment, Code, DecodeError, ErrorReply, Failure, InterfaceName, NotRepresentable,
 };
 use ipnet::IpNet;
 
-use crate::{config, netlink, netns, overlap::Occupant, sysctl};
+use crate::{agent, config, netlink, netns, overlap::Occupant, sysctl};
 
 /// One variant for each thing that a reader of the message would do differently.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +111,9 @@ pub(crate) enum Error {
     /// What keeps an ADD from working, told to a STATUS.
     #[error("no pod can be connected: {0}")]
     NotReady(String),
+    /// And there are no rules that could stay.
+    #[error(transparent)]
+    MasqueradeFile(Arc<agent::Error>),
     #[error("cannot talk to nftables: the kernel may lack it (CONFIG_NF_TABLES)")]
     Nftables(#[source] io::Error),
     #[error(transparent)]
@@ -166,6 +169,7 @@ impl Failure for Error {
             | Self::GatewayLinkName { .. }
             | Self::OtherAddress { .. }
             | Self::Overlap { .. }
+            | Self::MasqueradeFile(_)
             | Self::NotRepresentable(_)
             | Self::NoPrevResult
             | Self::NotInPrevResult(_) => Code::InvalidConfig,

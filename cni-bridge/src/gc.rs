@@ -72,6 +72,10 @@ fn is_of(alias: &Alias, attachment: &ValidAttachment) -> bool {
 fn remove_rules(request: &GcRequest) -> Result<(), Error> {
     let network = request.config.name();
     let config = Config::parse(&request.config, &cni_protocol::Args::default())?;
+    if let config::Masquerade::Unknown(unusable) = &config.masquerade {
+        masquerade::note_kept(network, unusable);
+        return Ok(());
+    }
     let pods = match &config.ipam {
         config::Ipam::BuiltIn(ipam) => ipam::pod_networks(ipam),
         config::Ipam::None | config::Ipam::Delegated(_) => Vec::new(),

@@ -4,6 +4,7 @@
 //! ARCHITECTURE.md has the map.
 
 mod add;
+mod agent;
 mod check;
 mod config;
 mod ctnetlink;
@@ -31,6 +32,7 @@ mod sysctl;
 mod tool;
 mod undo;
 mod vlan;
+mod yaml;
 
 use std::{path::Path, process::ExitCode};
 

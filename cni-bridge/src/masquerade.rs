@@ -11,7 +11,7 @@ use cni_protocol::NetworkName;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Changes whenever the same words come to mean another rule.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 /// An IP version.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -27,10 +27,19 @@ pub(crate) struct Policy {
     spared: Vec<IpNet>,
     /// Destinations inside those that see the node's after all.
     masqueraded: Vec<IpNet>,
-    link_local: bool,
 }
 
-/// One rule: the pods of one network, one family.
+/// The two rules that [`Rule`] is in the kernel: both or none.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Part {
+    /// Gives connections the node's address.
+    Masquerade,
+    /// Drops what belongs to no connection, and would leave with the pod's address: there,
+    /// nothing is translated.
+    Guard,
+}
+
+/// What happens to the traffic of the pods of one network, in one family.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Rule {
     pub(crate) network: NetworkName,
@@ -49,6 +58,8 @@ pub(crate) struct Interval {
 }
 
 impl Family {
+    const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
     fn of(net: &IpNet) -> Self {
         match net {
             IpNet::V4(_) => Self::V4,
@@ -58,16 +69,28 @@ impl Family {
 
     /// Inside a family of addresses the node counts as home what is home by its design:
     /// 10.0.0.0/8 as in kubenet and GKE, unique local addresses in IPv6.
-    fn default_spared(self) -> IpNet {
+    fn default_spared(self) -> Vec<IpNet> {
         match self {
-            Self::V4 => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8)),
-            Self::V6 => IpNet::V6(unique_local()),
+            Self::V4 => vec![v4([10, 0, 0, 0], 8)],
+            Self::V6 => vec![IpNet::V6(unique_local())],
+        }
+    }
+
+    /// The default of ip-masq-agent (`NewMasqConfig()`): all that RFC 1918 reserves.
+    fn spared_by_agent(self) -> Vec<IpNet> {
+        match self {
+            Self::V4 => vec![
+                v4([10, 0, 0, 0], 8),
+                v4([172, 16, 0, 0], 12),
+                v4([192, 168, 0, 0], 16),
+            ],
+            Self::V6 => self.default_spared(),
         }
     }
 
     fn multicast(self) -> IpNet {
         match self {
-            Self::V4 => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4)),
+            Self::V4 => v4([224, 0, 0, 0], 4),
             Self::V6 => IpNet::V6(Ipv6Net::new_assert(
                 Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0),
                 8,
@@ -77,13 +100,18 @@ impl Family {
 
     fn link_local(self) -> IpNet {
         match self {
-            Self::V4 => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16)),
+            Self::V4 => v4([169, 254, 0, 0], 16),
             Self::V6 => IpNet::V6(Ipv6Net::new_assert(
                 Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0),
                 10,
             )),
         }
     }
+}
+
+const fn v4(address: [u8; 4], prefix: u8) -> IpNet {
+    let [a, b, c, d] = address;
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix))
 }
 
 /// Addresses of private networks (RFC 4193): `fc00::/7`.
@@ -93,23 +121,49 @@ fn unique_local() -> Ipv6Net {
 
 impl Policy {
     /// `spared` as configured; a family that it does not mention has its default, unless it
-    /// is empty, which spares nothing.
+    /// is empty, which spares nothing. `link_local`: those destinations are masqueraded too.
     pub(crate) fn new(
         spared: Option<Vec<IpNet>>,
         masqueraded: Vec<IpNet>,
         link_local: bool,
     ) -> Self {
+        let link_local: &[Family] = if link_local { &Family::BOTH } else { &[] };
+        Self::with(spared, Family::default_spared, masqueraded, link_local)
+    }
+
+    /// The same with the defaults of ip-masq-agent, which tells the families apart in
+    /// `link_local`.
+    pub(crate) fn of_agent(
+        spared: Option<Vec<IpNet>>,
+        masqueraded: Vec<IpNet>,
+        link_local: &[Family],
+    ) -> Self {
+        Self::with(spared, Family::spared_by_agent, masqueraded, link_local)
+    }
+
+    fn with(
+        spared: Option<Vec<IpNet>>,
+        default: fn(Family) -> Vec<IpNet>,
+        masqueraded: Vec<IpNet>,
+        link_local: &[Family],
+    ) -> Self {
         let has_defaults = spared.as_ref().is_none_or(|list| !list.is_empty());
         let mut spared = spared.unwrap_or_default();
-        for family in [Family::V4, Family::V6] {
+        for family in Family::BOTH {
             if has_defaults && !spared.iter().any(|net| Family::of(net) == family) {
-                spared.push(family.default_spared());
+                spared.extend(default(family));
             }
         }
+        let kept = |family: &Family| !link_local.contains(family);
+        spared.extend(
+            Family::BOTH
+                .into_iter()
+                .filter(kept)
+                .map(Family::link_local),
+        );
         Self {
             spared,
             masqueraded,
-            link_local,
         }
     }
 
@@ -118,7 +172,7 @@ impl Policy {
     /// IPv6 addresses that are valid outside keep their own: only unique local ones are
     /// masqueraded.
     pub(crate) fn rules(&self, network: &NetworkName, pods: &[IpNet]) -> Vec<Rule> {
-        [Family::V4, Family::V6]
+        Family::BOTH
             .into_iter()
             .filter_map(|family| {
                 let inside = |net: &&IpNet| match net {
@@ -144,10 +198,8 @@ impl Policy {
     fn spared(&self, family: Family, pods: &[IpNet]) -> Vec<Interval> {
         let spared = self.spared.iter().map(|net| (*net, true));
         let masqueraded = self.masqueraded.iter().map(|net| (*net, false));
-        let link_local = std::iter::once((family.link_local(), true)).filter(|_| !self.link_local);
         let mut marks: Vec<(IpNet, bool)> = spared
             .chain(masqueraded)
-            .chain(link_local)
             .filter(|(net, _)| Family::of(net) == family)
             .collect();
         let mut spans = resolve(&mut marks);
@@ -284,7 +336,12 @@ pub(crate) struct Tag {
 impl Tag {
     /// An older wording of the rule that this tag stands for.
     pub(crate) fn supersedes(self, other: Self) -> bool {
-        self.network == other.network && self.pods == other.pods && self.content != other.content
+        self.is_for_the_pods_of(other) && self.content != other.content
+    }
+
+    /// Both are for the same pods, whatever else they say.
+    pub(crate) fn is_for_the_pods_of(self, other: Self) -> bool {
+        self.network == other.network && self.pods == other.pods
     }
 
     /// Both belong to one network.
@@ -318,20 +375,37 @@ impl fmt::Display for Tag {
     }
 }
 
-/// In nft's syntax.
+/// The masquerade rule in nft's syntax.
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let family = match self.family {
+        self.part(Part::Masquerade).fmt(f)
+    }
+}
+
+impl Rule {
+    /// One of the two rules, in nft's syntax.
+    pub(crate) fn part(&self, part: Part) -> impl fmt::Display {
+        Written { rule: self, part }
+    }
+}
+
+struct Written<'a> {
+    rule: &'a Rule,
+    part: Part,
+}
+
+impl fmt::Display for Written<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = match self.rule.family {
             Family::V4 => "ip",
             Family::V6 => "ip6",
         };
-        write!(
-            f,
-            "{family} saddr {} {family} daddr != {} ",
-            Set(&self.sources),
-            Set(&self.spared)
-        )?;
-        f.write_str("fib daddr type != local masquerade fully-random")
+        let (sources, spared) = (Set(&self.rule.sources), Set(&self.rule.spared));
+        write!(f, "{family} saddr {sources} {family} daddr != {spared} ")?;
+        f.write_str(match self.part {
+            Part::Masquerade => "fib daddr type != local masquerade fully-random",
+            Part::Guard => "ct state invalid drop",
+        })
     }
 }
 
@@ -400,6 +474,46 @@ mod tests {
         assert_eq!(
             rules(&Policy::new(None, vec![], false), &["10.64.1.0/24"]),
             [rule]
+        );
+    }
+
+    #[test]
+    fn the_guard_is_about_the_same_traffic() {
+        let policy = Policy::new(Some(vec![]), vec![], true);
+        let network: NetworkName = "cbr0".parse().unwrap();
+        let rule = policy.rules(&network, &nets(&["fd00:1::/64"])).remove(0);
+        assert_eq!(
+            rule.part(Part::Guard).to_string(),
+            "ip6 saddr { fd00:1::/64 } ip6 daddr != { fd00:1::/64, ff00::/8 } ct state invalid drop"
+        );
+    }
+
+    #[test]
+    fn the_agent_has_defaults_of_its_own() {
+        let policy = Policy::of_agent(None, vec![], &[]);
+        assert_eq!(
+            rules(&policy, &["10.64.1.0/24", "fd00:1::/64"]),
+            [
+                "ip saddr { 10.64.1.0/24 } ip daddr != \
+                 { 10.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.168.0.0/16, 224.0.0.0/4 } \
+                 fib daddr type != local masquerade fully-random",
+                "ip6 saddr { fd00:1::/64 } ip6 daddr != { fc00::/7, fe80::/10, ff00::/8 } \
+                 fib daddr type != local masquerade fully-random",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_agent_tells_the_link_local_addresses_of_the_families_apart() {
+        let policy = Policy::of_agent(Some(vec![]), vec![], &[Family::V4]);
+        assert_eq!(
+            rules(&policy, &["10.64.1.0/24", "fd00:1::/64"]),
+            [
+                "ip saddr { 10.64.1.0/24 } ip daddr != { 10.64.1.0/24, 224.0.0.0/4 } \
+                 fib daddr type != local masquerade fully-random",
+                "ip6 saddr { fd00:1::/64 } ip6 daddr != { fd00:1::/64, fe80::/10, ff00::/8 } \
+                 fib daddr type != local masquerade fully-random",
+            ]
         );
     }
 

@@ -33,6 +33,7 @@ const NFNL_BATCH_GENID: u16 = 1;
 /// The subsystem that a transaction is for, in the place of the resource id.
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFTA_GEN_ID: u16 = 1;
+const NFTA_RULE_CHAIN: u16 = 2;
 const NFTA_RULE_HANDLE: u16 = 3;
 const NFTA_RULE_USERDATA: u16 = 7;
 /// `NFTNL_UDATA_RULE_COMMENT`: what nft prints as the comment.
@@ -71,6 +72,23 @@ impl Nft {
     fn rules(&mut self, family: NetfilterProtoFamily, chain: &str) -> Result<Vec<Found>, Error> {
         let mut rules = Vec::new();
         self.list_rules(family, TABLE, chain, |payload| rules.extend(found(payload)))?;
+        Ok(rules)
+    }
+
+    /// The rules of all chains of our table that have a comment, with the chain's name.
+    fn rules_of_table(
+        &mut self,
+        family: NetfilterProtoFamily,
+    ) -> Result<Vec<(String, Found)>, Error> {
+        let message = NfTablesMessage::GetRule(RuleMessage {
+            attributes: vec![RuleAttribute::Table(TABLE.to_owned())],
+        });
+        let operation = format!("list the rules of nftables table {TABLE}");
+        let mut rules = Vec::new();
+        self.list(operation, envelope(family, message), |payload| {
+            let chain = attribute(payload, NFTA_RULE_CHAIN).map(text_of);
+            rules.extend(chain.zip(found(payload)));
+        })?;
         Ok(rules)
     }
 

@@ -9,7 +9,7 @@ use cni_protocol::{Attachment, InterfaceName, NetworkName, Route};
 use ipnet::IpNet;
 
 use crate::{
-    config::{AddressConflict, Config, Mtu, PodEnd},
+    config::{AddressConflict, Config, Masquerade, Mtu, PodEnd},
     error::Error,
     mac::Mac,
     masquerade::Rule,
@@ -298,11 +298,10 @@ pub(crate) fn gateway_holder(config: &Config) -> Result<Option<InterfaceName>, E
 
 /// The masquerade rules that a configuration asks for.
 pub(crate) fn rules(config: &Config, network: &NetworkName, allocation: &Allocation) -> Vec<Rule> {
-    config
-        .masquerade
-        .as_ref()
-        .map(|policy| policy.rules(network, &allocation.pods))
-        .unwrap_or_default()
+    match &config.masquerade {
+        Masquerade::By(policy) => policy.rules(network, &allocation.pods),
+        Masquerade::Off | Masquerade::Unknown(_) => Vec::new(),
+    }
 }
 
 /// Where the IPAM named no gateway and one is needed, it is the first address of the network.

@@ -8,12 +8,13 @@
 use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use cni_protocol::{Args, Failure, NetworkConfig};
 
 use crate::{
-    config::{Config, Ipam, Mtu},
+    config::{Config, Ipam, Masquerade, Mtu},
     error::Error,
     heal::{self, Pod},
     kernel,
@@ -202,6 +203,10 @@ fn differences(
 ) -> Result<Vec<String>, Error> {
     let plan = shared(config, network, pods, host)?;
     let mut differences = Vec::new();
+    if let Masquerade::Unknown(unusable) = &config.masquerade {
+        let why = Error::MasqueradeFile(Arc::clone(unusable)).reply();
+        differences.push(format!("the masquerade rules stay as they are: {why}"));
+    }
     match bridge::find(host, &config.bridge)? {
         None => differences.push(format!("bridge {} is missing", config.bridge)),
         Some(bridge) => {

@@ -2,19 +2,19 @@
 //!
 //! containerd asks every few seconds, and makes the node `NotReady` when the answer is no.
 
-use cni_protocol::{Args, Code, Command, Failure, StatusRequest, delegate::Delegate};
+use cni_protocol::{Args, Code, Command, Failure, NetworkName, StatusRequest, delegate::Delegate};
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 
 use crate::{
-    config::{Config, Ipam},
+    config::{Config, Ipam, Masquerade},
     error::Error,
     ipam, kernel,
     nft::{Nft, masquerade::installed},
     object::{
         bridge,
         firewall::{self, Scope},
-        gateway,
+        gateway, masquerade,
     },
     plan,
     rtnl::{Host, Link, Rtnl},
@@ -35,12 +35,7 @@ pub(crate) fn status(request: &StatusRequest) -> Result<(), Error> {
     let mut host = kernel::open_host().map_err(not_ready)?;
     let found = bridge::find(&mut host, &config.bridge).map_err(not_ready)?;
     look_at_gateways(&mut host, &config, found.as_ref()).map_err(not_ready)?;
-    if config.masquerade.is_some() {
-        let probed = Nft::open()
-            .map_err(Error::Nftables)
-            .and_then(|mut nft| Ok(installed(&mut nft)?));
-        probed.map_err(not_ready)?;
-    }
+    check_masquerade(&config, request.config.name()).map_err(not_ready)?;
     bridge::note_missing_netfilter();
     if let Err(error) = note_firewall(request, &config, &mut host, found.as_ref()) {
         let error = error.reply();
@@ -108,6 +103,24 @@ fn look_at_gateways(
     };
     let gateways = gateway::look(host, found, in_vlan.as_ref(), &plan)?;
     gateway::refuse_overlap(host, &gateways.missing, &plan)
+}
+
+fn check_masquerade(config: &Config, network: &NetworkName) -> Result<(), Error> {
+    match &config.masquerade {
+        Masquerade::Off => Ok(()),
+        Masquerade::By(_) => {
+            let mut nft = Nft::open().map_err(Error::Nftables)?;
+            installed(&mut nft)?;
+            Ok(())
+        }
+        Masquerade::Unknown(unusable) => {
+            let pods = match &config.ipam {
+                Ipam::BuiltIn(ipam) => Some(ipam::pod_networks(ipam)),
+                Ipam::None | Ipam::Delegated(_) => None,
+            };
+            masquerade::keep(network, pods.as_deref(), unusable)
+        }
+    }
 }
 
 /// What an ADD would fail with is what STATUS fails with, in a code of its own.

@@ -136,7 +136,7 @@ fn check_plan(network: &NetworkConfig, config: &Config, allocation: &Allocation)
     plan.masquerade.iter().for_each(check_rule);
 }
 
-fn check_rule(rule: &Rule) {
+pub(crate) fn check_rule(rule: &Rule) {
     assert!(!rule.sources.is_empty());
     for intervals in [&rule.sources, &rule.spared] {
         let ascending = |pair: &[Interval]| pair[0].last < pair[1].first;

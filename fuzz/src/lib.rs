@@ -3,6 +3,7 @@
 //! Each target is a module with one function, `check`, which panics when something does not
 //! hold. `cargo fuzz` looks for bytes that make it panic; `cargo test` replays the corpus.
 
+pub mod agent_file;
 pub mod bridge_stdin;
 pub mod cni_args;
 pub mod ipam_stdin;
@@ -22,13 +23,16 @@ macro_rules! files_of_cni_bridge {
 }
 
 files_of_cni_bridge! {
+    agent "../../cni-bridge/src/agent.rs"
     config "../../cni-bridge/src/config.rs"
     error "../../cni-bridge/src/error.rs"
     mac "../../cni-bridge/src/mac.rs"
     masquerade "../../cni-bridge/src/masquerade.rs"
     netlink "../../cni-bridge/src/netlink.rs"
     netns "../../cni-bridge/src/netns.rs"
+    overlap "../../cni-bridge/src/overlap.rs"
     plan "../../cni-bridge/src/plan.rs"
     sysctl "../../cni-bridge/src/sysctl.rs"
     vlan "../../cni-bridge/src/vlan.rs"
+    yaml "../../cni-bridge/src/yaml.rs"
 }

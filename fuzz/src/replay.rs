@@ -19,6 +19,11 @@ fn replay(target: &str, check: fn(&[u8])) {
 }
 
 #[test]
+fn agent_file() {
+    replay("agent_file", crate::agent_file::check);
+}
+
+#[test]
 fn bridge_stdin() {
     replay("bridge_stdin", crate::bridge_stdin::check);
 }

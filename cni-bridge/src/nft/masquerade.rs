@@ -1,5 +1,5 @@
-//! The masquerade rules as nftables has them: one rule a network and family, in a chain at
-//! the end of routing.
+//! The masquerade rules as nftables has them: two rules a network and family, one in a chain
+//! at the end of routing, and its guard in a chain for what is forwarded.
 
 use std::net::IpAddr;
 
@@ -7,22 +7,38 @@ use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE};
 use netlink_packet_netfilter::{
     NetfilterProtoFamily,
     nftables::{
-        DataAttribute, Expressions, InetHookNumber, ListAttribute, MetaKey, NfTablesMessage,
-        Operator, Register, RuleAttribute, RuleMessage, SetAttribute, SetElementAttribute,
-        SetElementFlags, SetElementList, SetElementMessage, SetFlags, SetMessage,
+        Bitwise, DataAttribute, Expressions, HookNumber, Immediate, InetHookNumber, ListAttribute,
+        MetaKey, NfTablesMessage, Operator, Register, RuleAttribute, RuleMessage, SetAttribute,
+        SetElementAttribute, SetElementFlags, SetElementList, SetElementMessage, SetFlags,
+        SetMessage, Verdict, VerdictAttribute,
     },
 };
 
 use super::{BaseChain, Batch, LOOKUP_INVERTED, MAX_COMMENT, Nft, TABLE};
 use crate::{
-    masquerade::{Family, Interval, Rule, Tag},
+    masquerade::{Family, Interval, Part, Rule, Tag},
     netlink::Error,
 };
 
 const FAMILY: NetfilterProtoFamily = NetfilterProtoFamily::Inet;
-const CHAIN: &str = "postrouting";
-/// `NF_IP_PRI_NAT_SRC`, what nft calls `srcnat`.
-const PRIORITY: i32 = 100;
+const CHAIN: BaseChain = BaseChain {
+    family: FAMILY,
+    family_name: "inet",
+    name: "postrouting",
+    kind: "nat",
+    hook: HookNumber::Inet(InetHookNumber::PostRouting),
+    // `NF_IP_PRI_NAT_SRC`, what nft calls `srcnat`.
+    priority: 100,
+};
+const GUARD_CHAIN: BaseChain = BaseChain {
+    family: FAMILY,
+    family_name: "inet",
+    name: "forward",
+    kind: "filter",
+    hook: HookNumber::Inet(InetHookNumber::Forward),
+    // `NF_IP_PRI_FILTER`: behind connection tracking.
+    priority: 0,
+};
 /// nft's own numbers of its types, so that it can print the sets (`enum datatypes`).
 const TYPE_IPV4: u32 = 7;
 const TYPE_IPV6: u32 = 8;
@@ -37,6 +53,13 @@ const LOCAL: u32 = 2;
 /// `NFTA_MASQ_FLAGS` with `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
 const MASQ_FLAGS: u16 = 1;
 const RANDOM_FULLY: u32 = 1 << 4;
+/// `NFTA_CT_*`, `NFT_CT_STATE`, and `NF_CT_STATE_INVALID_BIT` in it.
+const CT_REGISTER: u16 = 1;
+const CT_KEY: u16 = 2;
+const CT_STATE: u32 = 0;
+const STATE_INVALID: u32 = 1;
+/// `NF_DROP`.
+const NF_DROP: u32 = 0;
 /// How many elements go into one message: an attribute has at most 64 KiB, an element of
 /// IPv6 takes 36 bytes.
 const ELEMENTS: usize = 1000;
@@ -46,44 +69,50 @@ const SET_NAME: &str = "__set%d";
 /// A rule of ours in the kernel.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Installed {
-    handle: u64,
+    pub(crate) handle: u64,
+    pub(crate) part: Part,
     pub(crate) tag: Tag,
 }
 
 /// What to take out and what to put in.
-pub(crate) type Change = (Vec<Installed>, Vec<Rule>);
+pub(crate) type Change = (Vec<Installed>, Vec<(Part, Rule)>);
 
 /// Our rules; what somebody else put into our table is not among them.
 pub(crate) fn installed(nft: &mut Nft) -> Result<Vec<Installed>, Error> {
-    let rules = nft.rules(FAMILY, CHAIN)?;
-    let ours = |rule: super::Found| {
+    let rules = nft.rules_of_table(FAMILY)?;
+    let ours = |(chain, rule): (String, super::Found)| {
         Some(Installed {
             handle: rule.handle,
+            part: [Part::Masquerade, Part::Guard]
+                .into_iter()
+                .find(|part| chain_of(*part).name == chain)?,
             tag: Tag::parse(&rule.comment)?,
         })
     };
     Ok(rules.into_iter().filter_map(ours).collect())
 }
 
+fn chain_of(part: Part) -> &'static BaseChain {
+    match part {
+        Part::Masquerade => &CHAIN,
+        Part::Guard => &GUARD_CHAIN,
+    }
+}
+
 /// Brings the table to hold what `decide` wants, in one transaction, or leaves it.
 pub(crate) fn update(nft: &mut Nft, decide: impl Fn(&[Installed]) -> Change) -> Result<(), Error> {
     nft.transact(|nft, batch| {
         let (remove, add) = decide(&installed(nft)?);
-        if !add.is_empty() {
-            batch.base_chain(&BaseChain {
-                family: FAMILY,
-                family_name: "inet",
-                name: CHAIN,
-                kind: "nat",
-                hook: InetHookNumber::PostRouting.into(),
-                priority: PRIORITY,
-            });
+        for part in [Part::Masquerade, Part::Guard] {
+            if add.iter().any(|(added, _)| *added == part) {
+                batch.base_chain(chain_of(part));
+            }
         }
         for rule in remove {
             batch.remove(rule);
         }
-        for (number, rule) in (1_u32..).zip(&add) {
-            batch.add(number, rule);
+        for (number, (part, rule)) in (1_u32..).zip(&add) {
+            batch.add(number, *part, rule);
         }
         Ok(())
     })
@@ -106,7 +135,7 @@ impl Batch {
         let message = RuleMessage {
             attributes: vec![
                 RuleAttribute::Table(TABLE.to_owned()),
-                RuleAttribute::Chain(CHAIN.to_owned()),
+                RuleAttribute::Chain(chain_of(rule.part).name.to_owned()),
                 RuleAttribute::Handle(rule.handle),
             ],
         };
@@ -117,7 +146,7 @@ impl Batch {
         );
     }
 
-    fn add(&mut self, number: u32, rule: &Rule) {
+    fn add(&mut self, number: u32, part: Part, rule: &Rule) {
         let (sources, spared) = (2 * number - 1, 2 * number);
         self.set(sources, rule.family, &rule.sources);
         self.set(spared, rule.family, &rule.spared);
@@ -125,27 +154,22 @@ impl Batch {
             Family::V4 => (12, 16, 4, 2),
             Family::V6 => (8, 24, 16, 10),
         };
-        let expressions = vec![
+        let mut expressions = vec![
             super::load_meta(Register::Reg1, MetaKey::Nfproto),
             super::compare(Operator::Equal, vec![protocol]),
             super::load_payload(Register::Reg1, NETWORK_HEADER, offset_source, length),
             super::look_up(SET_NAME, sources, 0),
             super::load_payload(Register::Reg1, NETWORK_HEADER, offset_destination, length),
             super::look_up(SET_NAME, spared, LOOKUP_INVERTED),
-            load_destination_type(),
-            super::compare(Operator::NotEqual, LOCAL.to_ne_bytes().to_vec()),
-            super::other(
-                "masq",
-                vec![DefaultNla::new(
-                    MASQ_FLAGS,
-                    RANDOM_FULLY.to_be_bytes().to_vec(),
-                )],
-            ),
         ];
+        expressions.extend(match part {
+            Part::Masquerade => masquerade(),
+            Part::Guard => drop_invalid(),
+        });
         let message = RuleMessage {
             attributes: vec![
                 RuleAttribute::Table(TABLE.to_owned()),
-                RuleAttribute::Chain(CHAIN.to_owned()),
+                RuleAttribute::Chain(chain_of(part).name.to_owned()),
                 RuleAttribute::Expressions(
                     expressions.into_iter().map(ListAttribute::from).collect(),
                 ),
@@ -153,7 +177,7 @@ impl Batch {
             ],
         };
         self.masquerade(
-            format!("write nftables rule \"{rule}\""),
+            format!("write nftables rule \"{}\"", rule.part(part)),
             NLM_F_CREATE | NLM_F_APPEND,
             NfTablesMessage::NewRule(message),
         );
@@ -229,16 +253,51 @@ fn elements(interval: &Interval) -> Vec<ListAttribute<SetElementAttribute>> {
         .collect()
 }
 
-fn load_destination_type() -> Expressions {
-    let number = |kind, number: u32| DefaultNla::new(kind, number.to_be_bytes().to_vec());
-    super::other(
-        "fib",
-        vec![
-            number(FIB_REGISTER, Register::Reg1.into()),
-            number(FIB_RESULT, FIB_ADDRESS_TYPE),
-            number(FIB_FLAGS, FIB_DESTINATION),
-        ],
-    )
+/// `fib daddr type != local masquerade fully-random`
+fn masquerade() -> Vec<Expressions> {
+    vec![
+        super::other(
+            "fib",
+            vec![
+                number(FIB_REGISTER, Register::Reg1.into()),
+                number(FIB_RESULT, FIB_ADDRESS_TYPE),
+                number(FIB_FLAGS, FIB_DESTINATION),
+            ],
+        ),
+        super::compare(Operator::NotEqual, LOCAL.to_ne_bytes().to_vec()),
+        super::other("masq", vec![number(MASQ_FLAGS, RANDOM_FULLY)]),
+    ]
+}
+
+/// `ct state invalid drop`
+fn drop_invalid() -> Vec<Expressions> {
+    let four_bytes = |value: u32| DataAttribute::Value(value.to_ne_bytes().to_vec());
+    let verdict = VerdictAttribute::Code(Verdict::Other(NF_DROP));
+    vec![
+        super::other(
+            "ct",
+            vec![
+                number(CT_REGISTER, Register::Reg1.into()),
+                number(CT_KEY, CT_STATE),
+            ],
+        ),
+        Expressions::Bitwise(vec![
+            Bitwise::SourceRegister(Register::Reg1),
+            Bitwise::DestinationRegister(Register::Reg1),
+            Bitwise::Length(4),
+            Bitwise::Mask(four_bytes(STATE_INVALID)),
+            Bitwise::Xor(four_bytes(0)),
+        ]),
+        super::compare(Operator::NotEqual, 0_u32.to_ne_bytes().to_vec()),
+        Expressions::Immediate(vec![
+            Immediate::DestinationRegister(Register::Verdict),
+            Immediate::Data(DataAttribute::Verdict(vec![verdict])),
+        ]),
+    ]
+}
+
+fn number(kind: u16, number: u32) -> DefaultNla {
+    DefaultNla::new(kind, number.to_be_bytes().to_vec())
 }
 
 #[cfg(test)]

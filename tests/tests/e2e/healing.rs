@@ -102,6 +102,16 @@ mod ours {
             By::Add,
         ),
         fault(
+            Where::Node("rules forward 'ip saddr'"),
+            "the rule that no packet leaves without being masqueraded is missing in nftables table inet cni-bridge: ip saddr",
+            By::Add,
+        ),
+        fault(
+            Where::Node("rules forward 'ip6 saddr'"),
+            "the rule that no packet leaves without being masqueraded is missing in nftables table inet cni-bridge: ip6 saddr",
+            By::Add,
+        ),
+        fault(
             Where::Node("echo 1 >/proc/sys/net/ipv6/conf/cbr0/accept_ra"),
             "net/ipv6/conf/cbr0/accept_ra is not 0",
             By::Reconcile,

@@ -28,6 +28,7 @@ mod keys;
 mod killed;
 mod limits;
 mod logs;
+mod masquerade;
 mod packets;
 mod parallel;
 mod parents;
