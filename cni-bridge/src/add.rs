@@ -96,16 +96,16 @@ fn apply(
     let veth = veth::create(kernel, &plan.veth, &bridge.bridge, undo)?;
     step("lease");
     ipam::confirm(request, config, &allocation)?;
-    if plan.veth.mac_spoof_check {
+    if let Some(guard) = &plan.veth.guard {
         step("spoof");
-        spoof::create(&plan.veth.host, plan.veth.pod_mac, undo)?;
+        changed |= spoof::create(guard, undo)?;
     }
     step("pod");
     pod::configure(kernel, &plan.veth.pod, veth.pod, &plan.pod)?;
     step("masquerade");
     changed |= masquerade::ensure(&plan.masquerade)?;
     if changed {
-        heal_others(request, &mut kernel.host, &bridge.bridge, &plan.veth.port);
+        heal_others(request, config, &mut kernel.host, &bridge.bridge);
     }
     if config.pod_end == PodEnd::Up {
         step("carrier");
@@ -128,9 +128,11 @@ fn apply(
 /// Something that all pods share was not as it should be: then their ports may not be either.
 ///
 /// This pod is well whatever comes of it.
-fn heal_others(request: &AddRequest, host: &mut Rtnl<Host>, bridge: &Link<Host>, plan: &PortPlan) {
-    let outcome = heal::pods(&request.attachment.network)
-        .and_then(|pods| heal::restore_ports(host, &pods, bridge, plan));
+fn heal_others(request: &AddRequest, config: &Config, host: &mut Rtnl<Host>, bridge: &Link<Host>) {
+    let outcome = heal::pods(&request.attachment.network).and_then(|pods| {
+        spoof::restore(&heal::guards(config, &pods))?;
+        heal::restore_ports(host, &pods, bridge, &PortPlan::new(config))
+    });
     if let Err(error) = outcome {
         cni_protocol::log(&format_args!(
             "cannot put the ports of the other pods right: {}",

@@ -18,6 +18,7 @@ use netlink_packet_route::{
 use crate::{
     config::{Config, Ipam, Masquerade, PodEnd},
     error::Error,
+    guard::Guard,
     ipam,
     kernel::{Kernel, OwnNetns},
     mac::Mac,
@@ -313,10 +314,14 @@ fn check_host_end(
         differences.extend(port::check(host, &outside, bridge, &plan.veth.port)?);
     }
     differences.extend(check_pair(inside, &outside, &plan.veth));
-    if plan.veth.mac_spoof_check
+    if let Some(guard) = &plan.veth.guard
         && let (Ok(port), Some(mac)) = (name.parse(), inside.mac)
     {
-        differences.extend(spoof::check(&port, Mac(mac))?);
+        differences.extend(spoof::check(&Guard {
+            port,
+            mac: Mac(mac),
+            addresses: guard.addresses.clone(),
+        })?);
     }
     Ok(differences)
 }

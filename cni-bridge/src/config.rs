@@ -54,6 +54,7 @@ struct Raw {
     vlan_trunk: Option<Vec<RawTrunk>>,
     preserve_default_vlan: bool,
     macspoofchk: bool,
+    ipspoofchk: bool,
     enabledad: bool,
     disable_container_interface: bool,
     port_isolation: bool,
@@ -111,7 +112,7 @@ pub(crate) struct Config {
     pub(crate) hairpin: bool,
     pub(crate) promiscuous: bool,
     pub(crate) vlan: Option<Vlan>,
-    pub(crate) mac_spoof_check: bool,
+    pub(crate) spoof_check: SpoofCheck,
     pub(crate) duplicate_address_detection: bool,
     pub(crate) pod_end: PodEnd,
     pub(crate) isolated: bool,
@@ -158,6 +159,16 @@ pub(crate) enum Mtu {
     Bytes(u32),
 }
 
+/// What is checked of what a pod sends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum SpoofCheck {
+    Nothing,
+    /// `macspoofchk`: its MAC address.
+    Mac,
+    /// `ipspoofchk`: its MAC and IP addresses, and what it claims to neighbours.
+    Addresses,
+}
+
 /// Whether the pod's end is brought up.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum PodEnd {
@@ -181,6 +192,18 @@ pub(crate) enum Error {
         "\"disableContainerInterface\" leaves no interface for the addresses of \"ipam\": remove one of them"
     )]
     IpamWithoutInterface,
+    #[error(
+        "\"ipspoofchk\" and \"disableContainerInterface\" exclude each other: nobody knows the addresses of a virtual machine behind the interface"
+    )]
+    AddressCheckWithoutInterface,
+    #[error(
+        "\"ipspoofchk\" needs an \"ipam\" that says which addresses a pod has: add one, or use \"macspoofchk\""
+    )]
+    AddressCheckWithoutIpam,
+    #[error(
+        "\"ipspoofchk\" and \"vlanTrunk\" exclude each other: where addresses are checked, tagged frames are dropped"
+    )]
+    AddressCheckAndTrunk,
     #[error("\"ipMasqBackend\" is \"{0}\": expected \"nftables\" or \"iptables\"")]
     Backend(String),
     #[error("\"mtu\" is {0}: expected \"auto\" or a number of bytes from {MIN_MTU} to {MAX_MTU}")]
@@ -217,6 +240,9 @@ impl Failure for Error {
             Self::Bridge(_)
             | Self::HairpinAndPromiscuous
             | Self::IpamWithoutInterface
+            | Self::AddressCheckWithoutInterface
+            | Self::AddressCheckWithoutIpam
+            | Self::AddressCheckAndTrunk
             | Self::Backend(_)
             | Self::Mtu(_)
             | Self::Cidr { .. }
@@ -262,7 +288,7 @@ impl Config {
                 raw.vlan_trunk.as_deref(),
                 raw.preserve_default_vlan,
             )?,
-            mac_spoof_check: raw.macspoofchk,
+            spoof_check: spoof_check(&raw, layer3)?,
             duplicate_address_detection: raw.enabledad,
             pod_end: if raw.disable_container_interface {
                 PodEnd::Down
@@ -333,6 +359,30 @@ fn check_backend(backend: Option<&str>) -> Result<(), Error> {
             Ok(())
         }
         Some(other) => Err(Error::Backend(other.to_owned())),
+    }
+}
+
+fn spoof_check(raw: &Raw, layer3: bool) -> Result<SpoofCheck, Error> {
+    match raw {
+        Raw {
+            ipspoofchk: false,
+            macspoofchk,
+            ..
+        } => Ok(if *macspoofchk {
+            SpoofCheck::Mac
+        } else {
+            SpoofCheck::Nothing
+        }),
+        raw if raw.disable_container_interface => Err(Error::AddressCheckWithoutInterface),
+        _ if !layer3 => Err(Error::AddressCheckWithoutIpam),
+        raw if raw
+            .vlan_trunk
+            .as_ref()
+            .is_some_and(|trunk| !trunk.is_empty()) =>
+        {
+            Err(Error::AddressCheckAndTrunk)
+        }
+        _ => Ok(SpoofCheck::Addresses),
     }
 }
 
@@ -541,6 +591,40 @@ mod tests {
         let config = parse(&format!(r#"{IPAM},"ipMasqConfig":"/dev/null""#)).unwrap();
         assert!(matches!(&config.masquerade, Masquerade::Unknown(error)
                 if error.to_string() == "the \"ipMasqConfig\" /dev/null is no regular file"));
+    }
+
+    #[test]
+    fn a_check_of_addresses_needs_to_know_them() {
+        let check = |keys: &str| parse(keys).unwrap().spoof_check;
+        assert_eq!(check(IPAM), SpoofCheck::Nothing);
+        assert_eq!(
+            check(&format!(r#"{IPAM},"macspoofchk":true"#)),
+            SpoofCheck::Mac
+        );
+        for keys in [
+            r#""ipspoofchk":true"#,
+            r#""macspoofchk":false,"IPSPOOFCHK":true"#,
+        ] {
+            assert_eq!(check(&format!("{IPAM},{keys}")), SpoofCheck::Addresses);
+        }
+        for (keys, error) in [
+            (String::new(), Error::AddressCheckWithoutIpam),
+            (
+                r#","disableContainerInterface":true"#.to_owned(),
+                Error::AddressCheckWithoutInterface,
+            ),
+            (
+                format!(r#"{IPAM},"vlanTrunk":[{{"id":7}}]"#),
+                Error::AddressCheckAndTrunk,
+            ),
+        ] {
+            let refused = parse(&format!(r#"{keys},"ipspoofchk":true"#)).unwrap_err();
+            assert_eq!(refused.to_string(), error.to_string());
+            assert_eq!(refused.code(), Code::InvalidConfig);
+        }
+        check(&format!(
+            r#"{IPAM},"vlan":7,"vlanTrunk":[],"ipspoofchk":true"#
+        ));
     }
 
     #[test]

@@ -94,11 +94,8 @@ fn remove(
         }
         None => remove_foreign(request, host)?,
     }
-    // The configuration may have changed since the ADD. What is asked for again and again
-    // of an attachment that is gone need not be looked at each time.
-    if link.is_some() || request.config.has(&["macspoofchk"]) {
-        spoof::remove(name)?;
-    }
+    // Whatever the configuration says: it may have changed since the ADD.
+    spoof::remove_of_gone(host, name)?;
     Ok(())
 }
 

@@ -41,7 +41,7 @@ pub(crate) fn gc(request: &GcRequest) -> Result<(), Error> {
 }
 
 /// Removes the pairs of attachments that are not in the list, by their alias, and what the
-/// check of MAC addresses and connection tracking knew of them.
+/// check of what they send and connection tracking knew of them.
 fn remove_links(request: &GcRequest, valid: &[ValidAttachment]) -> Result<(), Error> {
     let links = cni_ipam::links::Links::open()
         .and_then(|mut links| links.aliases())

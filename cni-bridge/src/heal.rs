@@ -6,13 +6,16 @@
 
 use cni_ipam::alias::Alias;
 use cni_protocol::{InterfaceName, NetworkName};
+use ipnet::IpNet;
 
 use crate::{
     config::{Config, Ipam},
     error::Error,
+    guard::Guard,
     ipam,
+    mac::Mac,
     object::port,
-    plan::{Allocated, Allocation, PortPlan},
+    plan::{self, Allocated, Allocation, PortPlan},
     rtnl::{Host, Link, Rtnl},
 };
 
@@ -50,7 +53,7 @@ pub(crate) fn allocation(config: &Config, pods: &[Pod]) -> Allocation {
     let allocated = addresses.filter_map(|address| {
         // Pods of an earlier pod CIDR have a gateway that nobody knows any more.
         let range = ranges().find(|range| range.subnet().contains(address))?;
-        let address = ipnet::IpNet::new(*address, range.subnet().prefix_len()).ok()?;
+        let address = IpNet::new(*address, range.subnet().prefix_len()).ok()?;
         Some(Allocated {
             address,
             gateway: Some(range.gateway()),
@@ -77,6 +80,16 @@ pub(crate) fn check_ports(
         }
     }
     Ok(differences)
+}
+
+/// What is checked of what these pods send.
+pub(crate) fn guards(config: &Config, pods: &[Pod]) -> Vec<Guard> {
+    let guard = |pod: &Pod| {
+        let addresses = pod.alias.addresses.iter().copied();
+        let addresses: Vec<IpNet> = addresses.map(IpNet::from).collect();
+        plan::guard_of(config, &pod.link, pod.alias.mac.map(Mac), &addresses)
+    };
+    pods.iter().filter_map(guard).collect()
 }
 
 /// Brings the ports of the pods to what the configuration asks for.

@@ -12,6 +12,7 @@ mod del;
 mod error;
 mod firewall;
 mod gc;
+mod guard;
 mod heal;
 mod ipam;
 mod kernel;

@@ -68,13 +68,6 @@ impl Nft {
         })
     }
 
-    /// The rules of one of our chains that have a comment; none when it is not there.
-    fn rules(&mut self, family: NetfilterProtoFamily, chain: &str) -> Result<Vec<Found>, Error> {
-        let mut rules = Vec::new();
-        self.list_rules(family, TABLE, chain, |payload| rules.extend(found(payload)))?;
-        Ok(rules)
-    }
-
     /// The rules of all chains of our table that have a comment, with the chain's name.
     fn rules_of_table(
         &mut self,
@@ -164,22 +157,27 @@ impl Nft {
     /// in between. An empty transaction is not sent.
     fn transact(
         &mut self,
-        decide: impl Fn(&mut Self, &mut Batch) -> Result<(), Error>,
+        mut decide: impl FnMut(&mut Self, &mut Batch) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut attempt = 1;
         loop {
-            let mut batch = Batch::new(self.generation()?);
+            let mut batch = Batch::new(Some(self.generation()?));
             decide(self, &mut batch)?;
-            if batch.is_empty() {
-                return Ok(());
-            }
-            match self.socket.execute(batch.finish(), |_reply| {}) {
+            match self.commit(batch) {
                 Err(error) if error.errno() == Some(Errno::ERESTART) && attempt < ATTEMPTS => {
                     attempt += 1;
                 }
                 outcome => return outcome,
             }
         }
+    }
+
+    /// Commits a transaction, if there is anything in it.
+    fn commit(&mut self, batch: Batch) -> Result<(), Error> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.socket.execute(batch.finish(), |_reply| {})
     }
 }
 
@@ -250,11 +248,10 @@ struct Batch {
 }
 
 impl Batch {
-    fn new(generation: u32) -> Self {
-        let attributes = vec![DefaultNla::new(
-            NFNL_BATCH_GENID,
-            generation.to_be_bytes().to_vec(),
-        )];
+    /// One that builds on this generation of all rules and sets, or on any.
+    fn new(generation: Option<u32>) -> Self {
+        let named = |number: u32| DefaultNla::new(NFNL_BATCH_GENID, number.to_be_bytes().to_vec());
+        let attributes = generation.map(named).into_iter().collect();
         let mut batch = Self {
             requests: Vec::new(),
         };

@@ -9,8 +9,9 @@ use cni_protocol::{Attachment, InterfaceName, NetworkName, Route};
 use ipnet::IpNet;
 
 use crate::{
-    config::{AddressConflict, Config, Masquerade, Mtu, PodEnd},
+    config::{AddressConflict, Config, Masquerade, Mtu, PodEnd, SpoofCheck},
     error::Error,
+    guard::Guard,
     mac::Mac,
     masquerade::Rule,
     vlan::Vlan,
@@ -128,7 +129,8 @@ pub(crate) struct VethPlan {
     pub(crate) mtu: u32,
     pub(crate) alias: String,
     pub(crate) port: PortPlan,
-    pub(crate) mac_spoof_check: bool,
+    /// What is checked of what the pod sends.
+    pub(crate) guard: Option<Guard>,
 }
 
 /// What every port of a network's pods has in common.
@@ -137,6 +139,8 @@ pub(crate) struct PortPlan {
     pub(crate) hairpin: bool,
     pub(crate) isolated: bool,
     pub(crate) vlan: Option<Vlan>,
+    /// What the pods send is checked.
+    pub(crate) checked: bool,
 }
 
 impl PortPlan {
@@ -145,6 +149,7 @@ impl PortPlan {
             hairpin: config.hairpin,
             isolated: config.isolated,
             vlan: config.vlan.clone(),
+            checked: config.spoof_check != SpoofCheck::Nothing,
         }
     }
 }
@@ -158,6 +163,8 @@ pub(crate) struct PodPlan {
     pub(crate) addresses: Vec<IpNet>,
     pub(crate) routes: Vec<Route>,
     pub(crate) duplicate_address_detection: bool,
+    /// The link-local address follows from the MAC address, whatever the pod's default is.
+    pub(crate) derived_link_local: bool,
 }
 
 impl Plan {
@@ -181,6 +188,7 @@ impl Plan {
         };
         let (bridge_mtu, mtu) = mtus(config.mtu, around);
         let host = cni_ipam::names::host_link(attachment);
+        let pod_mac = config.mac.unwrap_or_else(|| derived_mac(&nets, &host));
         let alias = Alias::new(attachment, nets.iter().map(IpNet::addr).collect(), pod)
             .with_mac(config.mac.map(|mac| mac.0));
         Ok(Self {
@@ -189,11 +197,11 @@ impl Plan {
                 attachment: attachment.clone(),
                 host_mac: Mac::of_host_end(host.as_str()),
                 pod: attachment.interface.clone(),
-                pod_mac: config.mac.unwrap_or_else(|| derived_mac(&nets, &host)),
+                pod_mac,
                 mtu,
                 alias: alias.to_string(),
                 port: PortPlan::new(config),
-                mac_spoof_check: config.mac_spoof_check,
+                guard: guard(config.spoof_check, &host, pod_mac, &nets),
                 host,
             },
             pod: PodPlan {
@@ -205,6 +213,7 @@ impl Plan {
                 routes: routes(config, &addresses, &allocation.routes),
                 addresses: nets,
                 duplicate_address_detection: config.duplicate_address_detection,
+                derived_link_local: config.spoof_check == SpoofCheck::Addresses,
             },
             masquerade: rules(config, &attachment.network, allocation),
             pods: allocation.pods.clone(),
@@ -355,6 +364,30 @@ fn first_v4(nets: &[IpNet]) -> Option<IpAddr> {
 
 fn derived_mac(addresses: &[IpNet], host: &InterfaceName) -> Mac {
     first_v4(addresses).map_or_else(|| Mac::of_name(host.as_str()), Mac::of_address)
+}
+
+/// What is checked of what the pod behind a port sends. `mac` is what it was asked to have.
+pub(crate) fn guard_of(
+    config: &Config,
+    port: &InterfaceName,
+    mac: Option<Mac>,
+    addresses: &[IpNet],
+) -> Option<Guard> {
+    let mac = mac.unwrap_or_else(|| derived_mac(addresses, port));
+    guard(config.spoof_check, port, mac, addresses)
+}
+
+fn guard(check: SpoofCheck, port: &InterfaceName, mac: Mac, addresses: &[IpNet]) -> Option<Guard> {
+    let addresses = match check {
+        SpoofCheck::Nothing => return None,
+        SpoofCheck::Mac => None,
+        SpoofCheck::Addresses => Some(addresses.iter().map(IpNet::addr).collect()),
+    };
+    Some(Guard {
+        port: port.clone(),
+        mac,
+        addresses,
+    })
 }
 
 /// (bridge, pair), in bytes.

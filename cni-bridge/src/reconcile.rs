@@ -19,7 +19,7 @@ use crate::{
     heal::{self, Pod},
     kernel,
     netconf::{self, Source},
-    object::{bridge, firewall, forwarding, masquerade, uplink, vlan},
+    object::{bridge, firewall, forwarding, masquerade, spoof, uplink, vlan},
     plan::{Shared, Surroundings},
     rtnl::{Host, Rtnl},
 };
@@ -219,6 +219,7 @@ fn differences(
     }
     differences.extend(forwarding::check(plan.bridge.forwarding())?);
     differences.extend(masquerade::check(&plan.masquerade)?);
+    differences.extend(spoof::check_all(&heal::guards(config, pods))?);
     differences.extend(firewall::check(host, &scope(config, network, &plan))?);
     Ok(differences)
 }
@@ -250,5 +251,6 @@ fn restore(
     forwarding::ensure(host, plan.bridge.forwarding())?;
     masquerade::ensure(&plan.masquerade)?;
     firewall::ensure(host, &scope(config, network, &plan))?;
+    spoof::restore(&heal::guards(config, pods))?;
     heal::restore_ports(host, pods, &bridge, &plan.port)
 }

@@ -104,6 +104,8 @@ pub(crate) struct PortFlags {
     pub(crate) forwarding: Option<bool>,
     pub(crate) hairpin: Option<bool>,
     pub(crate) isolated: Option<bool>,
+    /// Which frames to 01:80:c2:00:00:0X it passes on like others (`group_fwd_mask`).
+    pub(crate) passed_on: Option<u16>,
 }
 
 /// An address on a link.
@@ -509,6 +511,7 @@ impl<N> Link<N> {
                         }
                         InfoBridgePort::HairpinMode(on) => self.port.hairpin = Some(*on),
                         InfoBridgePort::Isolated(on) => self.port.isolated = Some(*on),
+                        InfoBridgePort::GroupFwdMask(mask) => self.port.passed_on = Some(*mask),
                         _ => {}
                     }
                 }

@@ -28,7 +28,7 @@ impl fmt::Display for Undo {
         match self {
             Self::ReleaseLeases => f.write_str("release the leases"),
             Self::EndSpoofCheck(name) => {
-                write!(f, "end the check of source MAC addresses of {name}")
+                write!(f, "end the check of what {name} sends")
             }
             Self::RemoveHostLink(name) => write!(f, "remove link {name}"),
         }

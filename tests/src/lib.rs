@@ -26,6 +26,7 @@ pub mod conf;
 mod container;
 mod cri;
 mod exchange;
+pub mod forge;
 mod golden;
 mod host;
 pub mod lab;

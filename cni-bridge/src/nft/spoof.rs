@@ -1,270 +1,243 @@
-//! The check of source MAC addresses as nftables has it: one rule for all ports, and for each
-//! port its name in a set, and its name and address in another.
+//! The check of what ports send, as nftables has it: rules that are the same for any number of
+//! ports, and for each port its elements in sets.
+//!
+//! A packet costs the same with one port and with a thousand, and so does a port.
 
-use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
-use netlink_packet_netfilter::{
-    NetfilterProtoFamily,
-    nftables::{
-        DataAttribute, Expressions, HookNumber, Immediate, ListAttribute, MetaKey, NfTablesMessage,
-        Register, RuleAttribute, RuleMessage, SetAttribute, SetElementAttribute, SetElementList,
-        SetElementMessage, SetMessage, Verdict, VerdictAttribute,
-    },
-};
+mod elements;
+mod expressions;
+mod rules;
+mod table;
 
-use super::{BaseChain, Batch, LOOKUP_INVERTED, Nft, TABLE};
-use crate::{
-    mac::Mac,
-    netlink::{Attributes, Error, text_of},
+use std::collections::BTreeSet;
+
+use cni_protocol::InterfaceName;
+use netlink_packet_netfilter::NetfilterProtoFamily;
+
+use self::{
+    elements::{Element, Presence},
+    rules::Set,
 };
+use super::{Batch, Nft, TABLE};
+use crate::{guard::Guard, netlink::Error};
 
 const FAMILY: NetfilterProtoFamily = NetfilterProtoFamily::Bridge;
-const CHAIN: &str = "prerouting";
-/// `NF_BR_PRE_ROUTING`, and before everything else that bridges do there.
-const HOOK: u32 = 0;
-const PRIORITY: i32 = -300;
-/// The ports that are checked.
-const PORTS: &str = "ports";
-/// The pairs of port and address that may send.
-const SENDERS: &str = "senders";
-/// nft's own numbers of its types (`enum datatypes`), and how it joins two of them.
-const TYPE_ETHER: u32 = 9;
-const TYPE_IFNAME: u32 = 41;
-const TYPE_SENDER: u32 = TYPE_IFNAME << 6 | TYPE_ETHER;
-/// `IFNAMSIZ`, in bytes.
-const NAME: usize = 16;
-/// An address is filled up to whole registers of 4 bytes.
-const ETHER: usize = 8;
-/// `NF_DROP`.
-const NF_DROP: u32 = 0;
-/// `NFTNL_UDATA_SET_KEYBYTEORDER`, four bytes, and nft's `BYTEORDER_HOST_ENDIAN`.
-const UDATA_BYTE_ORDER: [u8; 2] = [0, 4];
-const HOST_ENDIAN: u32 = 1;
-const LINK_HEADER: u32 = 0;
-const SOURCE_OFFSET: u32 = 6;
-const SOURCE_LENGTH: u32 = 6;
-const COMMENT: &str = "pods send with their own MAC address only #1";
-const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
-const FIRST: u16 = 1;
 
-/// A port, and an address that it may send with.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Sender {
-    pub(crate) port: String,
-    pub(crate) mac: [u8; 6],
+/// Checks a port from here on, and sees to it that all rules are there.
+///
+/// In the ordinary case it adds the port's elements, whatever others do at the same time, and
+/// reads the rules. What an earlier port of the name left goes.
+///
+/// Answers whether rules or sets were missing: then the elements of other ports may be, too.
+pub(crate) fn guard(nft: &mut Nft, guard: &Guard) -> Result<bool, Error> {
+    let elements = elements::of(guard);
+    match add(nft, &elements) {
+        Err(error) if error.is_exists() => replace(nft, guard).map(|()| false),
+        Err(error) if error.is_absent() => {
+            ensure_rules(nft)?;
+            match add(nft, &elements) {
+                // Another ADD has put them in with those of all pods that it found.
+                Err(error) if error.is_exists() => replace(nft, guard)?,
+                outcome => outcome?,
+            }
+            Ok(true)
+        }
+        Ok(()) if !table::is_whole(&table::rules(nft)?) => ensure_rules(nft).map(|()| true),
+        outcome => outcome.map(|()| false),
+    }
 }
 
-/// Checks a port from here on: it may send with `mac` and nothing else.
-pub(crate) fn guard(nft: &mut Nft, port: &str, mac: Mac) -> Result<(), Error> {
+fn add(nft: &mut Nft, elements: &[Element]) -> Result<(), Error> {
+    let mut batch = Batch::new(None);
+    batch.spoof_elements(elements, Presence::New);
+    nft.commit(batch)
+}
+
+/// Puts the guard's elements in the place of all that its port has.
+///
+/// They are written even where they are the same: a DEL that saw them, and not yet the port
+/// that has come again, begins anew then.
+fn replace(nft: &mut Nft, guard: &Guard) -> Result<(), Error> {
     nft.transact(|nft, batch| {
-        let there = nft
-            .rules(FAMILY, CHAIN)?
-            .iter()
-            .any(|rule| rule.comment == COMMENT);
-        batch.guarded();
-        if !there {
-            batch.rule();
-        }
-        batch.element(PORTS, port, name(port), Presence::There);
-        batch.element(SENDERS, port, sender(port, mac.0), Presence::There);
+        batch.spoof_whole(&table::rules(nft)?);
+        let mut there = all(nft)?;
+        there.retain(|element| element.port == guard.port.as_str());
+        batch.spoof_elements(&there, Presence::Gone);
+        batch.spoof_elements(&elements::of(guard), Presence::There);
         Ok(())
     })
 }
 
-/// Ends the check of a port. Answers whether there was one.
-pub(crate) fn release(nft: &mut Nft, port: &str) -> Result<bool, Error> {
-    let senders: Vec<Sender> = senders(nft)?
-        .into_iter()
-        .filter(|sender| sender.port == port)
-        .collect();
-    if senders.is_empty() {
-        return Ok(false);
-    }
-    let outcome = nft.transact(|_nft, batch| {
-        batch.element(PORTS, port, name(port), Presence::Gone);
-        for allowed in &senders {
-            batch.element(SENDERS, port, sender(port, allowed.mac), Presence::Gone);
-        }
+fn ensure_rules(nft: &mut Nft) -> Result<(), Error> {
+    nft.transact(|nft, batch| {
+        batch.spoof_whole(&table::rules(nft)?);
         Ok(())
-    });
-    match outcome {
-        // Another DEL of the same attachment was quicker.
-        Err(error) if error.is_absent() => Ok(true),
-        outcome => outcome.map(|()| true),
-    }
+    })
 }
 
-/// All ports that are checked, with what they may send with.
-pub(crate) fn senders(nft: &mut Nft) -> Result<Vec<Sender>, Error> {
-    let message = NfTablesMessage::GetSetElement(SetElementMessage {
-        attributes: vec![
-            SetElementList::Table(TABLE.to_owned()),
-            SetElementList::Set(SENDERS.to_owned()),
-        ],
-    });
-    let mut senders = Vec::new();
-    let operation = format!("list set {SENDERS} of nftables table bridge {TABLE}");
-    nft.list(operation, super::envelope(FAMILY, message), |payload| {
-        let attributes = Attributes(payload.get(4..).unwrap_or_default());
-        for (_, list) in attributes.filter(|(kind, _)| *kind == NFTA_SET_ELEM_LIST_ELEMENTS) {
-            senders.extend(Attributes(list).filter_map(|(_, element)| parse(element)));
-        }
+/// Brings the table to hold the rules, and for the port of each guard what the guard says and
+/// nothing else, in one transaction. Other ports are let alone: an ADD may be under way.
+///
+/// Answers in words what was not so. Reads only, when all is.
+pub(crate) fn restore(nft: &mut Nft, guards: &[Guard]) -> Result<Vec<String>, Error> {
+    let found = differences(nft, guards)?;
+    if found.is_empty() {
+        return Ok(found);
+    }
+    nft.transact(|nft, batch| {
+        batch.spoof_whole(&table::rules(nft)?);
+        let (missing, superfluous) = compare(&all(nft)?, guards);
+        batch.spoof_elements(&superfluous, Presence::Gone);
+        batch.spoof_elements(&missing, Presence::There);
+        Ok(())
     })?;
-    Ok(senders)
+    Ok(found)
 }
 
-/// One element: its key's value is the first attribute of its first attribute.
-fn parse(element: &[u8]) -> Option<Sender> {
-    let first = |data| {
-        Attributes(data)
-            .find(|(kind, _)| *kind == FIRST)
-            .map(|(_, value)| value)
+/// The guards that make no port's check less than it is: a pod keeps the check of its addresses,
+/// although pods are made without one by now.
+pub(crate) fn not_less(nft: &mut Nft, guards: &[Guard]) -> Result<Vec<Guard>, Error> {
+    let addressed = elements::list(nft, Set::Addressed)?;
+    let is_less = |guard: &&Guard| {
+        let mut addressed = addressed.iter();
+        guard.addresses.is_none() && addressed.any(|element| element.port == guard.port.as_str())
     };
-    let key = first(first(element)?)?;
-    let (port, mac) = key.split_at_checked(NAME)?;
-    Some(Sender {
-        port: text_of(port),
-        mac: *mac.first_chunk()?,
-    })
+    Ok(guards
+        .iter()
+        .filter(|guard| !is_less(guard))
+        .cloned()
+        .collect())
 }
 
-fn name(port: &str) -> Vec<u8> {
-    let mut key = port.as_bytes().to_vec();
-    key.resize(NAME, 0);
-    key
+/// What is not as these guards say, in words. Changes nothing.
+pub(crate) fn differences(nft: &mut Nft, guards: &[Guard]) -> Result<Vec<String>, Error> {
+    let (mut found, there) = table::differences(nft)?;
+    let (missing, superfluous) = compare(&all(nft)?, guards);
+    let in_words = |element: &Element| {
+        let set = element.key.set();
+        there.contains(&set).then(|| {
+            format!(
+                "element {element} is missing in set {} of nftables table bridge {TABLE}",
+                set.name()
+            )
+        })
+    };
+    found.extend(missing.iter().filter_map(in_words));
+    found.extend(superfluous.iter().map(|element| {
+        let set = element.key.set().name();
+        format!("element {element} should not be in set {set} of nftables table bridge {TABLE}")
+    }));
+    Ok(found)
 }
 
-fn sender(port: &str, mac: [u8; 6]) -> Vec<u8> {
-    let mut key = name(port);
-    key.extend(mac);
-    key.resize(NAME + ETHER, 0);
-    key
-}
-
-/// What is to become of an element.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Presence {
-    There,
-    Gone,
-}
-
-impl Batch {
-    fn spoof(&mut self, operation: String, flags: u16, message: NfTablesMessage) {
-        self.push(operation, flags, super::envelope(FAMILY, message));
-    }
-
-    /// Table, chain and sets; each may be there.
-    fn guarded(&mut self) {
-        self.base_chain(&BaseChain {
-            family: FAMILY,
-            family_name: "bridge",
-            name: CHAIN,
-            kind: "filter",
-            hook: HookNumber::Other(HOOK),
-            priority: PRIORITY,
+/// Ends the checks of the ports that `is_over` names.
+///
+/// It is asked a second time within the transaction: what began meanwhile is not ended.
+pub(crate) fn release(
+    nft: &mut Nft,
+    mut is_over: impl FnMut(&str) -> Result<bool, Error>,
+) -> Result<(), Error> {
+    loop {
+        let over = only(all(nft)?, &mut is_over)?;
+        if over.is_empty() {
+            return Ok(());
+        }
+        let outcome = nft.transact(|_nft, batch| {
+            let over = only(over.clone(), &mut is_over)?;
+            batch.spoof_elements(&over, Presence::Gone);
+            Ok(())
         });
-        for (set, key_type, length, id) in [
-            (PORTS, TYPE_IFNAME, NAME, 1),
-            (SENDERS, TYPE_SENDER, NAME + ETHER, 2),
-        ] {
-            let mut attributes = vec![
-                SetAttribute::Table(TABLE.to_owned()),
-                SetAttribute::Name(set.to_owned()),
-                SetAttribute::KeyType(key_type),
-                SetAttribute::KeyLen(u32::try_from(length).unwrap_or(u32::MAX)),
-                SetAttribute::Id(id),
-            ];
-            if set == PORTS {
-                // Without it nft turns a name's bytes round before it prints them.
-                attributes.push(SetAttribute::UserData(
-                    [&UDATA_BYTE_ORDER[..], &HOST_ENDIAN.to_ne_bytes()].concat(),
-                ));
-            }
-            let message = SetMessage { attributes };
-            self.spoof(
-                format!("create nftables set {set}"),
-                NLM_F_CREATE,
-                NfTablesMessage::NewSet(message),
-            );
+        match outcome {
+            // Another call was quicker with one of them, and does not put it back.
+            Err(error) if error.is_absent() => {}
+            outcome => return outcome,
         }
     }
+}
 
-    /// `iifname @ports iifname . ether saddr != @senders drop`
-    fn rule(&mut self) {
-        let verdict = VerdictAttribute::Code(Verdict::Other(NF_DROP));
-        let expressions = vec![
-            super::load_meta(Register::Reg1, MetaKey::Iifname),
-            super::look_up(PORTS, 1, 0),
-            super::load_payload(Register::Reg2, LINK_HEADER, SOURCE_OFFSET, SOURCE_LENGTH),
-            super::look_up(SENDERS, 2, LOOKUP_INVERTED),
-            Expressions::Immediate(vec![
-                Immediate::DestinationRegister(Register::Verdict),
-                Immediate::Data(DataAttribute::Verdict(vec![verdict])),
-            ]),
-        ];
-        let message = RuleMessage {
-            attributes: vec![
-                RuleAttribute::Table(TABLE.to_owned()),
-                RuleAttribute::Chain(CHAIN.to_owned()),
-                RuleAttribute::Expressions(
-                    expressions.into_iter().map(ListAttribute::from).collect(),
-                ),
-                RuleAttribute::UserData(super::user_data(COMMENT)),
-            ],
-        };
-        let operation = "write the nftables rule against false MAC addresses".to_owned();
-        self.spoof(
-            operation,
-            NLM_F_CREATE | NLM_F_APPEND,
-            NfTablesMessage::NewRule(message),
-        );
-    }
-
-    fn element(&mut self, set: &str, port: &str, key: Vec<u8>, presence: Presence) {
-        let key = SetElementAttribute::Key(DataAttribute::Value(key));
-        let message = SetElementMessage {
-            attributes: vec![
-                SetElementList::Table(TABLE.to_owned()),
-                SetElementList::Set(set.to_owned()),
-                SetElementList::Elements(vec![ListAttribute::Element(vec![key])]),
-            ],
-        };
-        match presence {
-            Presence::There => {
-                let operation = format!("add {port} to nftables set {set}");
-                self.spoof(
-                    operation,
-                    NLM_F_CREATE,
-                    NfTablesMessage::NewSetElement(message),
-                );
-            }
-            Presence::Gone => {
-                let operation = format!("remove {port} from nftables set {set}");
-                self.spoof(operation, 0, NfTablesMessage::DeleteSetElement(message));
-            }
+/// The elements of those ports that are asked for; each port is asked about once.
+fn only(
+    mut elements: Vec<Element>,
+    is_asked_for: &mut impl FnMut(&str) -> Result<bool, Error>,
+) -> Result<Vec<Element>, Error> {
+    elements.sort();
+    let mut chosen = Vec::new();
+    for of_port in elements.chunk_by(|one, next| one.port == next.port) {
+        if let [first, ..] = of_port
+            && is_asked_for(&first.port)?
+        {
+            chosen.extend_from_slice(of_port);
         }
     }
+    Ok(chosen)
+}
+
+/// A port is checked. Costs the same however many are.
+pub(crate) fn is_checked(nft: &mut Nft, port: &InterfaceName) -> Result<bool, Error> {
+    elements::is_checked(nft, port.as_str())
+}
+
+fn all(nft: &mut Nft) -> Result<Vec<Element>, Error> {
+    let mut all = Vec::new();
+    for set in Set::ALL {
+        all.extend(elements::list(nft, set)?);
+    }
+    Ok(all)
+}
+
+/// (missing, superfluous) of the guards' ports.
+fn compare(there: &[Element], guards: &[Guard]) -> (Vec<Element>, Vec<Element>) {
+    let there: BTreeSet<&Element> = there.iter().collect();
+    let wanted: BTreeSet<Element> = guards.iter().flat_map(elements::of).collect();
+    let ports: BTreeSet<&str> = guards.iter().map(|guard| guard.port.as_str()).collect();
+    let missing = wanted.iter().filter(|element| !there.contains(element));
+    let superfluous = there
+        .iter()
+        .filter(|element| ports.contains(element.port.as_str()) && !wanted.contains(element));
+    (
+        missing.cloned().collect(),
+        superfluous.map(|element| (*element).clone()).collect(),
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mac::Mac;
+
+    fn guard(port: &str, last: u8, addresses: Option<&[&str]>) -> Guard {
+        Guard {
+            port: port.parse().unwrap(),
+            mac: Mac([0x0a, 0x58, 10, 64, 1, last]),
+            addresses: addresses.map(|list| {
+                list.iter()
+                    .map(|address| address.parse().unwrap())
+                    .collect()
+            }),
+        }
+    }
+
+    fn elements_of(guards: &[Guard]) -> Vec<Element> {
+        guards.iter().flat_map(elements::of).collect()
+    }
 
     #[test]
-    fn a_key_is_read_as_it_was_written() {
-        let mac = [0x0a, 0x58, 10, 64, 1, 7];
-        let key = sender("veth0123", mac);
-        let nested = |kind: u16, value: &[u8]| {
-            let length = u16::try_from(4 + value.len()).unwrap();
-            [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat()
-        };
-        let element = nested(1 | 0x8000, &nested(1, &key));
-        assert_eq!(
-            parse(&element),
-            Some(Sender {
-                port: "veth0123".to_owned(),
-                mac
-            })
-        );
-        assert_eq!(parse(&nested(1, &nested(1, &key[..12]))), None);
+    fn what_a_guards_port_has_too_much_is_superfluous_and_other_ports_are_not() {
+        let wanted = [guard("veth1", 2, Some(&["10.64.1.2"]))];
+        let there = elements_of(&[
+            guard("veth1", 2, Some(&["10.64.1.9"])),
+            guard("veth2", 3, None),
+        ]);
+        let (missing, superfluous) = compare(&there, &wanted);
+        let shown = |list: Vec<Element>| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(shown(missing), ["veth1 . 10.64.1.2"]);
+        assert_eq!(shown(superfluous), ["veth1 . 10.64.1.9"]);
+        assert_eq!(compare(&elements_of(&wanted), &wanted), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_guard_without_addresses_does_not_keep_those_of_before() {
+        let there = elements_of(&[guard("veth1", 2, Some(&["10.64.1.2"]))]);
+        let (missing, superfluous) = compare(&there, &[guard("veth1", 2, None)]);
+        assert_eq!((missing.len(), superfluous.len()), (0, 3));
     }
 }

@@ -39,7 +39,7 @@ pub(crate) fn configure(
         .addresses
         .iter()
         .any(|address| address.addr().is_ipv6());
-    silence(&kernel.netns, interface, has_v6)?;
+    silence(&kernel.netns, interface, plan, has_v6)?;
     if plan.end == PodEnd::Down {
         return Ok(());
     }
@@ -70,8 +70,17 @@ pub(crate) fn configure(
 }
 
 /// The pod believes no router advertisements: another pod may send them (CVE-2020-10749).
-fn silence(netns: &Netns, interface: &InterfaceName, has_v6: bool) -> Result<(), Error> {
+fn silence(
+    netns: &Netns,
+    interface: &InterfaceName,
+    plan: &PodPlan,
+    has_v6: bool,
+) -> Result<(), Error> {
     let mut settings = vec![("accept_ra", "0"), ("autoconf", "0")];
+    if plan.derived_link_local {
+        // It sends with no other link-local address.
+        settings.push(("addr_gen_mode", "0"));
+    }
     if has_v6 {
         // A pod that takes its interface down and up again keeps its addresses.
         settings.extend([("disable_ipv6", "0"), ("keep_addr_on_down", "1")]);

@@ -21,6 +21,11 @@ use crate::{
 const HAIRPIN: u16 = 4;
 /// `IFLA_BRPORT_ISOLATED`: no packets to other isolated ports.
 const ISOLATED: u16 = 33;
+/// `IFLA_BRPORT_GROUP_FWD_MASK`: which frames to 01:80:c2:00:00:0X pass through the bridge's
+/// rules like others.
+const GROUP_FWD_MASK: u16 = 31;
+/// All but pause frames, which the kernel drops (`BR_GROUPFWD_MACPAUSE`).
+const PASSED_ON: u16 = 0xfffd;
 
 /// A switch of a port.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +38,8 @@ struct Switch {
 
 impl Switch {
     /// Of a port that the kernel said nothing of, `found` is `None`.
-    fn all(plan: &PortPlan, port: Option<&Link<Host>>) -> [Self; 2] {
+    fn all(plan: &PortPlan, port: Option<&Link<Host>>) -> [Self; 3] {
+        let passed_on = port.and_then(|port| port.port.passed_on);
         [
             Self {
                 kind: HAIRPIN,
@@ -46,6 +52,17 @@ impl Switch {
                 name: "isolation",
                 wanted: plan.isolated,
                 found: port.and_then(|port| port.port.isolated),
+            },
+            // Else the bridge learns the forged sender of such a frame and hands it to the
+            // node's IP, past all rules (`br_handle_frame()`).
+            Self {
+                kind: GROUP_FWD_MASK,
+                name: "the check of frames to 01:80:c2:00:00:0X (group_fwd_mask)",
+                wanted: plan.checked,
+                // Of what is not checked, the mask is nobody's business.
+                found: passed_on
+                    .filter(|_| plan.checked)
+                    .map(|mask| mask == PASSED_ON),
             },
         ]
     }
@@ -69,7 +86,11 @@ fn set(name: &str, index: Index<Host>, switches: &[Switch]) -> RouteRequest {
     message.header.interface_family = AddressFamily::Bridge;
     message.header.index = index.number;
     let attribute = |switch: &Switch| {
-        LinkProtoInfoBridge::Other(DefaultNla::new(switch.kind, vec![u8::from(switch.wanted)]))
+        let value = match switch.kind {
+            GROUP_FWD_MASK => PASSED_ON.to_ne_bytes().to_vec(),
+            _ => vec![u8::from(switch.wanted)],
+        };
+        LinkProtoInfoBridge::Other(DefaultNla::new(switch.kind, value))
     };
     message.attributes.push(LinkAttribute::ProtoInfoBridge(
         switches.iter().map(attribute).collect(),

@@ -22,6 +22,7 @@ use crate::{
     object::{port, vlan},
     plan::VethPlan,
     rtnl::{Host, Index, Link, Pod, RouteRequest, Rtnl, change},
+    sysctl::{self, Sysctl},
     undo::{Undo, UndoLog},
 };
 
@@ -72,6 +73,9 @@ pub(crate) fn create(
         ));
     }
     kernel.host.execute(requests)?;
+    // What a pod sends to 01:80:c2:00:00:0X reaches the node's IP on this very link
+    // (`br_handle_frame()`), a router advertisement too.
+    sysctl::ensure(&Sysctl::Ipv6Link(plan.host.clone(), "accept_ra"), "0")?;
     Ok(Veth { host, pod })
 }
 

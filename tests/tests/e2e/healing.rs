@@ -394,6 +394,34 @@ END";
         });
     }
 
+    /// What is checked of the pods' packets is about each of them: after a flush by somebody
+    /// else it comes back for all, also for one with a MAC address of its own.
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn the_check_of_what_pods_send_comes_back_for_all_of_them() {
+        on_host(|host| {
+            let conf = conf::with(&network(), &json!({ "ipspoofchk": true }));
+            let asked = json!({ "runtimeConfig": { "mac": "02:00:00:00:00:99" } });
+            let (_one, _) = host.pod(&conf);
+            let (_two, _) = host.pod(&conf::with(&conf, &asked));
+            let before = state(host);
+            for flush in ["nft flush ruleset", "nft delete table bridge cni-bridge"] {
+                harness::sh(flush);
+                let (next, _) = host.pod(&conf);
+                host.del(&conf, &next).done();
+                state(host).assert_same(&before);
+                harness::sh(flush);
+                let (code, text) = reconcile(&conf, &[]);
+                assert_eq!(code, Some(0), "{text}");
+                assert!(
+                    text.contains("restored: what pods send is not checked"),
+                    "{text}"
+                );
+                state(host).assert_same(&before);
+            }
+        });
+    }
+
     /// A network without addresses has nothing but the bridge and its ports.
     #[test]
     #[ignore = "needs namespaces: run scripts/test"]

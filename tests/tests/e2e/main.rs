@@ -35,6 +35,7 @@ mod parents;
 mod protocol;
 mod reuse;
 mod services;
+mod spoofing;
 mod status;
 mod store;
 mod storms;
