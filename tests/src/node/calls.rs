@@ -30,11 +30,17 @@ impl Node {
         (outcome, self.calls().split_off(before))
     }
 
-    /// How many processes run this plugin.
-    pub fn running(&self, plugin: &str) -> usize {
-        let path = format!("/opt/cni/recorded/{plugin}");
-        let executables = self.sh("readlink /proc/[0-9]*/exe || true");
-        executables.lines().filter(|line| **line == path).count()
+    /// The verbs of the calls that a plugin is working on.
+    pub fn running(&self, plugin: &str) -> Vec<String> {
+        // Some processes are gone before they are looked at.
+        let verbs = self.sh(&format!(
+            "for process in /proc/[0-9]*; do
+                 if [ \"$(readlink $process/exe)\" = /opt/cni/recorded/{plugin} ]; then
+                     tr '\\0' '\\n' <$process/environ | sed -n 's/^CNI_COMMAND=//p' || true
+                 fi
+             done 2>/dev/null"
+        ));
+        verbs.lines().map(str::to_owned).collect()
     }
 }
 

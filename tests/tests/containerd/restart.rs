@@ -73,9 +73,10 @@ fn wait_for_call(node: &Node, verb: &str, pod: &str) {
     });
 }
 
-fn wait_for_the_plugins_end(node: &Node) {
-    node::wait_for("the plugin's end", || {
-        (node.running("cni-bridge") == 0).then_some(())
+/// Waits until the plugin is at work on calls with these verbs.
+fn wait_for_running(node: &Node, verbs: &[&str]) {
+    node::wait_for("what the plugin works on", || {
+        (node.running("cni-bridge") == verbs).then_some(())
     });
 }
 
@@ -95,9 +96,9 @@ fn an_add_outlives_containerd(which: Containerd) {
             let refusal = caller.join().expect("an answer").expect_err("no pod");
             assert_eq!(refusal.code, "Unavailable", "{refusal}");
         });
-        assert_eq!(node.running("cni-bridge"), 1);
+        wait_for_running(&node, &["ADD"]);
         drop(store);
-        wait_for_the_plugins_end(&node);
+        wait_for_running(&node, &[]);
         node.start_containerd();
         assert_eq!(node.remove_what_is_not_ready(), 1);
         host.state().assert_same(&before);
@@ -125,7 +126,7 @@ fn a_del_outlives_containerd(which: Containerd) {
         drop(store);
         node.start_containerd();
         pod.remove(&cri);
-        wait_for_the_plugins_end(&node);
+        wait_for_running(&node, &[]);
         host.state().assert_same(&before);
         still_works(host, &node, &neighbour);
     });
@@ -148,11 +149,9 @@ fn an_add_that_takes_too_long_is_killed(which: Containerd) {
         let refusal = answer.outcome.expect_err("no pod");
         assert_eq!(refusal.code, "DeadlineExceeded", "{refusal}");
         wait_for_call(&node, "DEL", "late");
-        node::wait_for("the end of the ADD", || {
-            (node.running("cni-bridge") == 1).then_some(())
-        });
+        wait_for_running(&node, &["DEL"]);
         drop(store);
-        wait_for_the_plugins_end(&node);
+        wait_for_running(&node, &[]);
         node.remove_what_is_not_ready();
         node::wait_for("the end of the sandbox", || {
             (cri.pod_sandboxes().len() == 1).then_some(())
