@@ -149,6 +149,7 @@ fn an_add_that_takes_too_long_is_killed(which: Containerd) {
         let refusal = answer.outcome.expect_err("no pod");
         assert_eq!(refusal.code, "DeadlineExceeded", "{refusal}");
         wait_for_call(&node, "DEL", "late");
+        assert!(!node.running("cni-bridge").contains(&"ADD".to_owned()));
         wait_for_running(&node, &["DEL"]);
         drop(store);
         wait_for_running(&node, &[]);
