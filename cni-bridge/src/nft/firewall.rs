@@ -3,7 +3,7 @@
 
 mod parse;
 
-use std::{collections::HashMap, rc::Rc};
+use std::{cell::Cell, collections::HashMap, rc::Rc};
 
 use netlink_packet_core::NLM_F_CREATE;
 use netlink_packet_netfilter::{
@@ -137,32 +137,24 @@ impl Ruleset for Kernel<'_> {
 /// Puts those of the rules at the head of a chain that are not in it. Answers whether there
 /// were any: none, too, when the chain is gone.
 pub(crate) fn insert(nft: &mut Nft, chain: &BaseChain, wanted: &[Accept]) -> Result<bool, Error> {
-    let missing = |nft: &mut Nft| -> Result<Vec<Accept>, Error> {
-        let there = rules(nft, &chain.table, &chain.name)?;
-        let is_there = |accept: &&Accept| has(&there, accept);
-        Ok(wanted
-            .iter()
-            .filter(|accept| !is_there(accept))
-            .cloned()
-            .collect())
-    };
-    if missing(nft)?.is_empty() {
-        return Ok(false);
-    }
+    let changed = Cell::new(false);
     let outcome = nft.transact(|nft, batch| {
+        let there = rules(nft, &chain.table, &chain.name)?;
+        let missing = wanted.iter().filter(|accept| !has(&there, accept));
         // Each is put before the one that was put before.
-        for accept in missing(nft)?.iter().rev() {
+        for accept in missing.rev() {
             let operation = format!(
                 "insert an accepting rule into chain {} of nftables table {}",
                 chain.name, chain.table
             );
             batch.push(operation, NLM_F_CREATE, accept.message(chain));
         }
+        changed.set(!batch.is_empty());
         Ok(())
     });
     match outcome {
         Err(error) if error.is_absent() => Ok(false),
-        outcome => outcome.map(|()| true),
+        outcome => outcome.map(|()| changed.get()),
     }
 }
 

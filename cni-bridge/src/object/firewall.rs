@@ -11,7 +11,6 @@ use std::{
 
 use cni_protocol::{InterfaceName, NetworkName};
 use ipnet::IpNet;
-use nix::errno::Errno;
 
 use crate::{
     error::Error,
@@ -66,17 +65,19 @@ pub(crate) fn ensure(host: &mut Rtnl<Host>, scope: &Scope<'_>) -> Result<Vec<Str
         let findings = firewall::examine(&mut Kernel::new(&mut nft), &open, &chains, &pods)?;
         // Who names the pods in a rule wants it as it is.
         for finding in findings.iter().filter(|finding| !finding.meant) {
-            match accept(&mut nft, &finding.chain, &wanted)? {
-                Change::Made => inserted.push(format!(
-                    "rules that accept pods in chain {} of nftables table {}",
-                    finding.chain.name, finding.chain.table
-                )),
-                Change::NotNeeded => {}
-                Change::NotAllowed => cni_protocol::log(&format_args!(
-                    "cannot accept pods in the firewall, for another process has nftables table {} for itself: {finding}: {}",
-                    finding.chain.table,
+            let chain = &finding.chain;
+            if chain.owned {
+                cni_protocol::log(&format_args!(
+                    "cannot accept pods in the firewall, for another process has nftables table {} for itself: \
+                     {finding}: {}",
+                    chain.table,
                     finding.remedy(&pods)
-                )),
+                ));
+            } else if insert(&mut nft, chain, &wanted)? {
+                inserted.push(format!(
+                    "rules that accept pods in chain {} of nftables table {}",
+                    chain.name, chain.table
+                ));
             }
         }
     }
@@ -88,26 +89,6 @@ pub(crate) fn ensure(host: &mut Rtnl<Host>, scope: &Scope<'_>) -> Result<Vec<Str
         ));
     }
     Ok(inserted)
-}
-
-/// What became of a chain.
-enum Change {
-    Made,
-    NotNeeded,
-    NotAllowed,
-}
-
-fn accept(nft: &mut Nft, chain: &BaseChain, wanted: &[Accept]) -> Result<Change, Error> {
-    if chain.owned {
-        return Ok(Change::NotAllowed);
-    }
-    match insert(nft, chain, wanted) {
-        Ok(true) => Ok(Change::Made),
-        Ok(false) => Ok(Change::NotNeeded),
-        // It came to belong to somebody a moment ago.
-        Err(error) if error.errno() == Some(Errno::EPERM) => Ok(Change::NotAllowed),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// What is in the way of pods for certain, and the accepting rules that are missing. A rule

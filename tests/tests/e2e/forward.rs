@@ -876,6 +876,8 @@ mod ours {
                 2,
                 "{rules:?}"
             );
+            // Also in iptables' own form, in which a restart has them.
+            harness::sh("iptables-nft-save >/run/saved; iptables-nft-restore </run/saved");
             let others = conf::with(&other, &json!({ "forwardAccept": false }));
             host.gc(&no_masquerade(&others), &[]).done();
             host.state().only(&["nft"]).assert_same(&before);
