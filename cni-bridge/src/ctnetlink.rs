@@ -93,7 +93,8 @@ impl Ctnetlink {
 
     /// The entries that have an address on one of the sides; one that has it on both, twice.
     ///
-    /// In IPv4 the kernel looks for them, since Linux 5.8. What it finds is compared again.
+    /// In IPv4 the kernel looks for them, since Linux 5.8. What it finds is compared again; what
+    /// it does not find is not there, but for the side that answers before 5.10.83 and 5.15.6.
     pub(crate) fn entries_of(&mut self, address: IpAddr) -> Result<Vec<Entry>, Error> {
         let wanted = match address {
             IpAddr::V4(_) => SIDES.map(|side| filter(address, side)).into(),

@@ -141,9 +141,9 @@ fn release(request: &DelRequest, link: Option<&Link<Host>>) -> Result<bool, Erro
     let is_other_ipam =
         config::ipam_type(&request.config).is_some_and(|name| !config::is_built_in(name));
     if is_other_ipam {
-        forget(&addresses_of_other_ipam(request, link));
+        conntrack::forget(&addresses_of_other_ipam(request, link));
     } else {
-        forget(&holdings.addresses);
+        conntrack::forget(&holdings.addresses);
     }
     if holdings.from_host_local {
         // The Go plugin connected this pod: its rules go too, and the lease still goes last.
@@ -153,16 +153,6 @@ fn release(request: &DelRequest, link: Option<&Link<Host>>) -> Result<bool, Erro
         ipam::release(&request.config, &request.attachment, &request.plugin_path)?;
     }
     Ok(!holdings.is_empty())
-}
-
-/// Has the node forget the connections of addresses. A failure is no reason to keep them.
-fn forget(addresses: &[IpAddr]) {
-    if let Err(error) = conntrack::forget(addresses) {
-        cni_protocol::log(&format_args!(
-            "the node still remembers connections of the pod's addresses: {}",
-            error.reply()
-        ));
-    }
 }
 
 /// What another IPAM gave, by what the link said; or by prevResult, but for what another

@@ -55,7 +55,7 @@ fn remove_links(request: &GcRequest, valid: &[ValidAttachment]) -> Result<(), Er
             && let Ok(name) = name.parse()
         {
             failed = veth::remove(&mut host, &name).err().or(failed);
-            failed = conntrack::forget(&alias.addresses).err().or(failed);
+            conntrack::forget(&alias.addresses);
         }
     }
     failed = spoof::collect_garbage(&mut host).err().or(failed);

@@ -401,10 +401,14 @@ impl fmt::Display for Written<'_> {
             Family::V6 => "ip6",
         };
         let (sources, spared) = (Set(&self.rule.sources), Set(&self.rule.spared));
+        // The guard sees every packet: what is cheap and rare comes first.
+        if self.part == Part::Guard {
+            f.write_str("ct state invalid ")?;
+        }
         write!(f, "{family} saddr {sources} {family} daddr != {spared} ")?;
         f.write_str(match self.part {
             Part::Masquerade => "fib daddr type != local masquerade fully-random",
-            Part::Guard => "ct state invalid drop",
+            Part::Guard => "drop",
         })
     }
 }
@@ -484,7 +488,7 @@ mod tests {
         let rule = policy.rules(&network, &nets(&["fd00:1::/64"])).remove(0);
         assert_eq!(
             rule.part(Part::Guard).to_string(),
-            "ip6 saddr { fd00:1::/64 } ip6 daddr != { fd00:1::/64, ff00::/8 } ct state invalid drop"
+            "ct state invalid ip6 saddr { fd00:1::/64 } ip6 daddr != { fd00:1::/64, ff00::/8 } drop"
         );
     }
 

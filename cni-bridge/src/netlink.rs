@@ -176,6 +176,15 @@ impl Socket {
         requests: Vec<Request<M>>,
         mut on_reply: impl FnMut(Reply<'_>),
     ) -> Result<Vec<Result<(), Error>>, Error> {
+        self.exchange_all(requests, &mut on_reply)
+    }
+
+    /// Once for each kind of message, and not for each caller too: it is a lot of code.
+    fn exchange_all<M: NetlinkSerializable>(
+        &mut self,
+        requests: Vec<Request<M>>,
+        on_reply: &mut dyn FnMut(Reply<'_>),
+    ) -> Result<Vec<Result<(), Error>>, Error> {
         let first = self.sequence.wrapping_add(1);
         let answers: Vec<Answer> = requests.iter().map(|request| request.answer).collect();
         let last = answers

@@ -45,9 +45,14 @@ pub(crate) fn is_link_local(address: &IpNet) -> bool {
     }
 }
 
+/// The network's own address, alone, which no pod ever gets: what flannel gives its tunnel.
+fn is_of_tunnel(pods: &IpNet, address: &IpNet) -> bool {
+    address.prefix_len() == address.max_prefix_len() && address.addr() == pods.network()
+}
+
 /// Judges an address of another link than the bridge.
 pub(crate) fn judge(pods: &IpNet, address: &IpNet) -> Verdict {
-    if is_link_local(address) {
+    if is_link_local(address) || is_of_tunnel(pods, address) {
         Verdict::Free
     } else if pods.contains(&address.addr()) {
         Verdict::Clash
@@ -73,6 +78,9 @@ mod tests {
             ("10.64.1.0/24", "10.64.1.77/16", Verdict::Clash),
             ("10.64.1.0/24", "10.64.0.4/16", Verdict::Part),
             ("10.64.1.0/24", "10.64.2.4/24", Verdict::Free),
+            ("10.64.1.0/24", "10.64.1.0/32", Verdict::Free),
+            ("10.64.1.0/24", "10.64.1.0/28", Verdict::Clash),
+            ("fd00:64:1::/64", "fd00:64:1::/128", Verdict::Free),
             ("169.254.0.0/16", "169.254.20.10/32", Verdict::Free),
             ("fd00:64:1::/64", "fd00:64:1::7/64", Verdict::Clash),
             ("fd00:64:1::/64", "fd00:64::7/48", Verdict::Free),

@@ -226,7 +226,7 @@ impl<N> Rtnl<N> {
             .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
         let message = RouteNetlinkMessage::GetLink(message);
         let mut links = Vec::new();
-        self.dump("list the links", &message, |message| {
+        self.dump("list the links", &message, &mut |message| {
             if let RouteNetlinkMessage::NewLink(message) = message {
                 links.push(Link::new(&message));
             }
@@ -274,7 +274,7 @@ impl<N> Rtnl<N> {
         let message = RouteNetlinkMessage::GetAddress(message);
         let operation = format!("list the addresses of link number {}", link.number);
         let mut found = Vec::new();
-        self.dump(&operation, &message, |message| {
+        self.dump(&operation, &message, &mut |message| {
             if let RouteNetlinkMessage::NewAddress(message) = message
                 && message.header.index == link.number
             {
@@ -293,13 +293,17 @@ impl<N> Rtnl<N> {
         message.header.family = family;
         let message = RouteNetlinkMessage::GetAddress(message);
         let mut found = Vec::new();
-        self.dump("list the addresses of all links", &message, |message| {
-            if let RouteNetlinkMessage::NewAddress(message) = message
-                && let Some(address) = address(&message)
-            {
-                found.push((Index::new(message.header.index), address.net));
-            }
-        })?;
+        self.dump(
+            "list the addresses of all links",
+            &message,
+            &mut |message| {
+                if let RouteNetlinkMessage::NewAddress(message) = message
+                    && let Some(address) = address(&message)
+                {
+                    found.push((Index::new(message.header.index), address.net));
+                }
+            },
+        )?;
         Ok(found)
     }
 
@@ -313,7 +317,7 @@ impl<N> Rtnl<N> {
         let message = RouteNetlinkMessage::GetLink(message);
         let operation = format!("list the ports of bridge number {}", bridge.number);
         let mut found = Vec::new();
-        self.dump(&operation, &message, |message| {
+        self.dump(&operation, &message, &mut |message| {
             if let RouteNetlinkMessage::NewLink(message) = message {
                 found.push(Link::new(&message));
             }
@@ -334,7 +338,7 @@ impl<N> Rtnl<N> {
         let message = RouteNetlinkMessage::GetLink(message);
         let operation = format!("list the VLANs of bridge port number {}", port.number);
         let mut found = Vec::new();
-        self.dump(&operation, &message, |message| {
+        self.dump(&operation, &message, &mut |message| {
             if let RouteNetlinkMessage::NewLink(message) = message
                 && message.header.index == port.number
             {
@@ -356,7 +360,7 @@ impl<N> Rtnl<N> {
         let message = RouteNetlinkMessage::GetRoute(message);
         let operation = format!("list the routes of link number {}", link.number);
         let mut found = Vec::new();
-        self.dump(&operation, &message, |message| {
+        self.dump(&operation, &message, &mut |message| {
             if let RouteNetlinkMessage::NewRoute(message) = message {
                 found.push(message);
             }
@@ -399,7 +403,7 @@ impl<N> Rtnl<N> {
         &mut self,
         operation: &str,
         message: &RouteNetlinkMessage,
-        mut on_message: impl FnMut(RouteNetlinkMessage),
+        on_message: &mut dyn FnMut(RouteNetlinkMessage),
     ) -> Result<(), Error> {
         if !self.filtered {
             self.socket.filter_dumps();
@@ -426,7 +430,7 @@ impl<N> Rtnl<N> {
                 }) if attempt < DUMP_ATTEMPTS => attempt += 1,
                 Err(error) => return Err(error),
                 Ok(()) => {
-                    messages.into_iter().for_each(&mut on_message);
+                    messages.into_iter().for_each(on_message);
                     return Ok(());
                 }
             }

@@ -154,7 +154,7 @@ impl Batch {
             Family::V4 => (12, 16, 4, 2),
             Family::V6 => (8, 24, 16, 10),
         };
-        let mut expressions = vec![
+        let pods_to_elsewhere = vec![
             super::load_meta(Register::Reg1, MetaKey::Nfproto),
             super::compare(Operator::Equal, vec![protocol]),
             super::load_payload(Register::Reg1, NETWORK_HEADER, offset_source, length),
@@ -162,10 +162,10 @@ impl Batch {
             super::load_payload(Register::Reg1, NETWORK_HEADER, offset_destination, length),
             super::look_up(SET_NAME, spared, LOOKUP_INVERTED),
         ];
-        expressions.extend(match part {
-            Part::Masquerade => masquerade(),
-            Part::Guard => drop_invalid(),
-        });
+        let expressions = match part {
+            Part::Masquerade => [pods_to_elsewhere, masquerade()].concat(),
+            Part::Guard => [is_invalid(), pods_to_elsewhere, vec![drop_it()]].concat(),
+        };
         let message = RuleMessage {
             attributes: vec![
                 RuleAttribute::Table(TABLE.to_owned()),
@@ -269,10 +269,9 @@ fn masquerade() -> Vec<Expressions> {
     ]
 }
 
-/// `ct state invalid drop`
-fn drop_invalid() -> Vec<Expressions> {
+/// `ct state invalid`
+fn is_invalid() -> Vec<Expressions> {
     let four_bytes = |value: u32| DataAttribute::Value(value.to_ne_bytes().to_vec());
-    let verdict = VerdictAttribute::Code(Verdict::Other(NF_DROP));
     vec![
         super::other(
             "ct",
@@ -289,11 +288,15 @@ fn drop_invalid() -> Vec<Expressions> {
             Bitwise::Xor(four_bytes(0)),
         ]),
         super::compare(Operator::NotEqual, 0_u32.to_ne_bytes().to_vec()),
-        Expressions::Immediate(vec![
-            Immediate::DestinationRegister(Register::Verdict),
-            Immediate::Data(DataAttribute::Verdict(vec![verdict])),
-        ]),
     ]
+}
+
+fn drop_it() -> Expressions {
+    let verdict = VerdictAttribute::Code(Verdict::Other(NF_DROP));
+    Expressions::Immediate(vec![
+        Immediate::DestinationRegister(Register::Verdict),
+        Immediate::Data(DataAttribute::Verdict(vec![verdict])),
+    ])
 }
 
 fn number(kind: u16, number: u32) -> DefaultNla {

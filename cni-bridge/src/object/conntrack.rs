@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 
+use cni_protocol::Failure;
 use nix::errno::Errno;
 
 use crate::{
@@ -15,11 +16,21 @@ use crate::{
     sysctl::{self, Sysctl},
 };
 
-/// Forgets the connections that a pod with these addresses began, and those that were begun
-/// with it, be it by its own address or by that of a Service.
+/// Has the node forget the connections that a pod with these addresses began, and those that
+/// were begun with it, be it by its own address or by that of a Service.
 ///
+/// That it cannot is said on stderr, and is no reason to keep the addresses from other pods.
 /// Where the kernel tracks nothing, nothing is asked: to be asked would make it load a module.
-pub(crate) fn forget(addresses: &[IpAddr]) -> Result<(), Error> {
+pub(crate) fn forget(addresses: &[IpAddr]) {
+    if let Err(error) = try_to_forget(addresses) {
+        cni_protocol::log(&format_args!(
+            "the node still remembers connections of the pod's addresses: {}",
+            error.reply()
+        ));
+    }
+}
+
+fn try_to_forget(addresses: &[IpAddr]) -> Result<(), Error> {
     if addresses.is_empty() || !is_anything_tracked()? {
         return Ok(());
     }

@@ -357,8 +357,8 @@ mod ours {
         nft }
         nft chain forward {
         nft type filter hook forward priority filter; policy accept;
-        nft ip saddr { 10.64.1.0/24 } ip daddr != { 10.0.0.0/8, 169.254.0.0/16, 224.0.0.0/4 } ct state invalid drop comment "pods of cbr0 #*"
-        nft ip6 saddr { fd00:64:1::/64 } ip6 daddr != { fc00::/7, fe80::/10, ff00::/8 } ct state invalid drop comment "pods of cbr0 #*"
+        nft ct state invalid ip saddr { 10.64.1.0/24 } ip daddr != { 10.0.0.0/8, 169.254.0.0/16, 224.0.0.0/4 } drop comment "pods of cbr0 #*"
+        nft ct state invalid ip6 saddr { fd00:64:1::/64 } ip6 daddr != { fc00::/7, fe80::/10, ff00::/8 } drop comment "pods of cbr0 #*"
         nft }
         nft }
     "#;

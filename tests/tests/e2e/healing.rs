@@ -103,12 +103,12 @@ mod ours {
         ),
         fault(
             Where::Node("rules forward 'ip saddr'"),
-            "the rule that no packet leaves without being masqueraded is missing in nftables table inet cni-bridge: ip saddr",
+            "the rule that no packet leaves without being masqueraded is missing in nftables table inet cni-bridge: ct state invalid ip saddr",
             By::Add,
         ),
         fault(
             Where::Node("rules forward 'ip6 saddr'"),
-            "the rule that no packet leaves without being masqueraded is missing in nftables table inet cni-bridge: ip6 saddr",
+            "the rule that no packet leaves without being masqueraded is missing in nftables table inet cni-bridge: ct state invalid ip6 saddr",
             By::Add,
         ),
         fault(

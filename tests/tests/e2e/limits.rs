@@ -367,7 +367,11 @@ mod ours {
     fn what_does_no_harm_is_not_mentioned() {
         on_host(|host| {
             uplink("169.254.7.7/16");
-            harness::sh("ip addr add 10.65.0.4/16 dev up0; ip addr add fe80::77/64 dev up0");
+            // The last is as of flannel's tunnel.
+            harness::sh(
+                "ip addr add 10.65.0.4/16 dev up0; ip addr add fe80::77/64 dev up0
+                 ip addr add 10.64.1.0/32 dev up0",
+            );
             assert_eq!(notes_of_add(host, &conf::smallest()), "");
             harness::sh("ip addr add 10.64.1.77/32 dev up0");
             assert_eq!(notes_of_add(host, &conf::smallest()), "");

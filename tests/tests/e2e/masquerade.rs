@@ -53,7 +53,9 @@ mod ours {
         let list = harness::sh("nft --stateless list table inet cni-bridge 2>/dev/null || true");
         let said = |line: &str| {
             let line = line.trim();
-            let rule = line.starts_with("ip ") || line.starts_with("ip6 ");
+            let rule = ["ip ", "ip6 ", "ct "]
+                .iter()
+                .any(|word| line.starts_with(word));
             rule.then(|| line.split(" comment ").next().unwrap_or(line).to_owned())
         };
         list.lines().filter_map(said).collect()

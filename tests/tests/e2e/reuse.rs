@@ -413,10 +413,10 @@ mod ours {
         Peer,
     }
 
-    /// The old pod, the new one, and whether they have the MAC address of the other case.
+    /// What a pod was asked to have.
     const ASKED_FOR: Option<&str> = Some("02:00:00:00:00:42");
 
-    /// Both had been sent something a moment or a while ago.
+    /// The old pod was sent something a moment or a while ago, and the new one has its addresses.
     fn first_datagram(host: &Host, macs: [Option<&str>; 2], state: &str) {
         let conf = two_addresses();
         let with_mac = |mac: Option<&str>| match mac {
@@ -483,6 +483,41 @@ mod ours {
     fn the_first_datagram_after_a_pod_that_asked_for_a_mac_address_arrives() {
         for state in ["stale", "reachable"] {
             on_host(|host| first_datagram(host, [ASKED_FOR, None], state));
+        }
+    }
+
+    /// The Go plugin gives hardware addresses by chance.
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn the_first_datagram_after_a_pod_of_the_go_plugin_arrives() {
+        for sender in [Sender::Node, Sender::Peer] {
+            on_host(|host| {
+                let ours = two_addresses();
+                let ipam = json!({ "type": "host-local" });
+                let go = conf::with(
+                    &ours,
+                    &json!({ "type": "bridge", "bridge": "cbr0", "isGateway": true, "ipam": ipam }),
+                );
+                let (old, result) = host.pod(&go);
+                let (peer, _) = host.pod(&ours);
+                let (from, link) = match sender {
+                    Sender::Node => (&host.netns, "cbr0"),
+                    Sender::Peer => (&peer.netns, "eth0"),
+                };
+                let client = Client::new(from, 4000);
+                let target = at(&address(&result, 0), 7);
+                let server = Named::start(&old.netns, 7, "old");
+                client.ask_for("old", &target).expect("the old pod");
+                drop(server);
+                let known = address(&result, 0);
+                from.sh(&format!("ip neigh change {known} dev {link} nud stale"));
+                host.del(&ours, &old).done();
+                let (new, again) = host.pod(&ours);
+                assert_eq!(again["ips"], result["ips"]);
+                let _server = Named::start(&new.netns, 7, "new");
+                let (name, took) = client.ask_once(&target).expect("the new pod");
+                assert!(name == "new" && took < AT_ONCE, "{sender:?}: {took:?}");
+            });
         }
     }
 

@@ -25,7 +25,7 @@ resyncInterval: 60s
 /// The rules that follow from it for the smallest network.
 const EXAMPLES_RULES: [&str; 2] = [
     "ip saddr { 10.64.1.0/24 } ip daddr != { 10.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.168.0.0/16, 224.0.0.0/4 } fib daddr type != local masquerade fully-random",
-    "ip saddr { 10.64.1.0/24 } ip daddr != { 10.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.168.0.0/16, 224.0.0.0/4 } ct state invalid drop",
+    "ct state invalid ip saddr { 10.64.1.0/24 } ip daddr != { 10.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.168.0.0/16, 224.0.0.0/4 } drop",
 ];
 
 /// A file that the agent would not take either, and what is wrong with it.

@@ -20,6 +20,9 @@ use super::{OUTSIDE, dual_stack, rules, seen};
 /// How long it may take until the kernel has done what it does by itself.
 const PATIENCE: Duration = Duration::from_secs(10);
 const ETHERNET: usize = 14;
+/// Where a server answers, and where the segments go.
+const SERVER: u16 = 80;
+const TARGET: u16 = 4000;
 const RST: u8 = 4;
 const ACK: u8 = 16;
 
@@ -88,8 +91,12 @@ impl Segment {
     }
 }
 
-fn address(text: &str) -> SocketAddr {
+fn address(text: &str) -> IpAddr {
     text.parse().expect(text)
+}
+
+fn echo(netns: &Netns, target: &str) -> harness::Echo {
+    harness::Echo::start(netns, &SocketAddr::new(address(target), SERVER).to_string())
 }
 
 /// The TCP segments among frames that come from an address with these flags.
@@ -121,29 +128,32 @@ fn arrivals(pod: &Container, at: &Netns, segment: Segment) -> usize {
         segment.send(&pod.netns);
     }
     // What comes after them has arrived: so have they, if they do.
-    packet::ask(&pod.netns, &segment.target.to_string()).expect("an answer");
+    let last = SocketAddr::new(segment.target.ip(), SERVER);
+    packet::ask(&pod.netns, &last.to_string()).expect("an answer");
     let source = segment.source.ip();
     let sent = segments(&leaving.frames(), source, segment.flags);
     assert_eq!(sent, 3, "{segment:?} did not leave the pod");
     segments(&arriving.frames(), source, segment.flags)
 }
 
-/// The pods of both families, and what they look like from outside.
-const PODS: [(&str, &str); 2] = [
-    ("10.64.1.2", "203.0.113.10:80"),
-    ("fd00:64:1::2", "[2001:db8:113::10]:80"),
+/// The pod's address in each family, and that of the host outside.
+const FAMILIES: [(&str, &str); 2] = [
+    ("10.64.1.2", "203.0.113.10"),
+    ("fd00:64:1::2", "2001:db8:113::10"),
 ];
 
 /// A connection of a pod with a server that keeps it.
 struct Connection {
     pod: TcpStream,
     server: TcpStream,
+    target: SocketAddr,
     /// The first sequence number of the pod.
     sequence: u32,
 }
 
 impl Connection {
-    fn new(pod: &Container, server: &Netns, target: SocketAddr) -> Self {
+    fn new(pod: &Container, server: &Netns, target: IpAddr) -> Self {
+        let target = SocketAddr::new(target, TARGET);
         let wire = Capture::start(&pod.netns);
         let listener = server
             .run(|| TcpListener::bind(target))
@@ -162,6 +172,7 @@ impl Connection {
         Self {
             pod,
             server,
+            target,
             sequence: sequence.expect("the first segment"),
         }
     }
@@ -194,11 +205,11 @@ fn a_reset_of_no_connection_does_not_leave_with_the_pods_address() {
     on_host(|host| {
         let world = World::around(host);
         let (pod, _) = host.pod(&dual_stack(&json!({})));
-        for (source, target) in PODS {
-            let _echo = harness::Echo::start(&world.outside, target);
+        for (source, target) in FAMILIES {
+            let _echo = echo(&world.outside, target);
             let segment = Segment {
-                source: SocketAddr::new(source.parse().expect(source), 4000),
-                target: address(target),
+                source: SocketAddr::new(address(source), 4000),
+                target: SocketAddr::new(address(target), TARGET),
                 sequence: 1,
                 flags: RST | ACK,
             };
@@ -218,18 +229,17 @@ fn a_late_reset_of_a_closed_connection_does_not_leave_with_the_pods_address() {
         let world = World::around(host);
         let (pod, _) = host.pod(&dual_stack(&json!({})));
         harness::sh("echo 0 >/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait");
-        for (_, target) in PODS {
+        for (_, target) in FAMILIES {
+            let _echo = echo(&world.outside, target);
             let connection = Connection::new(&pod, &world.outside, address(target));
-            let source = connection.pod.local_addr().expect("an address");
-            drop(connection);
-            wait_until_forgotten(host, source.port());
-            let _echo = harness::Echo::start(&world.outside, target);
             let segment = Segment {
-                source,
-                target: address(target),
+                source: connection.pod.local_addr().expect("an address"),
+                target: connection.target,
                 sequence: 1,
                 flags: RST | ACK,
             };
+            drop(connection);
+            wait_until_forgotten(host, segment.source.port());
             without_guards();
             assert_eq!(arrivals(&pod, &world.outside, segment), 3, "{target}");
             with_guards(host);
@@ -258,13 +268,12 @@ fn a_segment_out_of_window_does_not_leave_with_the_pods_address() {
     on_host(|host| {
         let world = World::around(host);
         let (pod, _) = host.pod(&dual_stack(&json!({})));
-        for (_, target) in PODS {
-            let target = address(target);
-            let connection = Connection::new(&pod, &world.outside, target);
-            let _echo = harness::Echo::start(&world.outside, &target.to_string());
+        for (_, target) in FAMILIES {
+            let _echo = echo(&world.outside, target);
+            let connection = Connection::new(&pod, &world.outside, address(target));
             let segment = Segment {
                 source: connection.pod.local_addr().expect("an address"),
-                target,
+                target: connection.target,
                 sequence: connection.sequence.wrapping_add(0x1000_0000),
                 flags: ACK,
             };
@@ -286,15 +295,15 @@ fn spared_destinations_get_invalid_packets_too() {
         let (pod, _) = host.pod(&conf::smallest());
         let (neighbour, _) = host.pod(&conf::smallest());
         for (netns, target) in [
-            (&world.lan, "10.250.0.10:80"),
-            (&world.other_node, "10.64.2.7:80"),
-            (&neighbour.netns, "10.64.1.3:80"),
-            (&host.netns, "10.200.0.2:80"),
+            (&world.lan, "10.250.0.10"),
+            (&world.other_node, "10.64.2.7"),
+            (&neighbour.netns, "10.64.1.3"),
+            (&host.netns, "10.200.0.2"),
         ] {
-            let _echo = harness::Echo::start(netns, target);
+            let _echo = echo(netns, target);
             let segment = Segment {
-                source: address("10.64.1.2:4000"),
-                target: address(target),
+                source: SocketAddr::new(address("10.64.1.2"), 4000),
+                target: SocketAddr::new(address(target), TARGET),
                 sequence: 1,
                 flags: RST | ACK,
             };
@@ -391,16 +400,8 @@ fn clients_from_outside_get_their_answers() {
 #[ignore = "needs namespaces: run scripts/test"]
 fn each_rule_that_is_missing_is_named_and_restored() {
     for (chain, missing, there) in [
-        (
-            "forward",
-            "ct state invalid drop",
-            "masquerade fully-random",
-        ),
-        (
-            "postrouting",
-            "masquerade fully-random",
-            "ct state invalid drop",
-        ),
+        ("forward", "ct state invalid", "masquerade fully-random"),
+        ("postrouting", "masquerade fully-random", "ct state invalid"),
     ] {
         on_host(|host| {
             let (pod, result) = host.pod(&conf::smallest());
@@ -443,7 +444,7 @@ END"
         ));
         assert_eq!(rules().len(), 1);
         let refusal = host.check(&conf::smallest(), &pod, &result).refusal();
-        for words in ["masquerade fully-random", "ct state invalid drop"] {
+        for words in ["masquerade fully-random", "ct state invalid"] {
             assert!(refusal.msg.contains(words), "{refusal:?}");
         }
         let (_second, _) = host.pod(&conf::smallest());
