@@ -99,6 +99,7 @@ fn apply(
     if let Some(guard) = &plan.veth.guard {
         step("spoof");
         changed |= spoof::create(guard, undo)?;
+        veth::bring_up(&mut kernel.host, &veth.host)?;
     }
     step("pod");
     pod::configure(kernel, &plan.veth.pod, veth.pod, &plan.pod)?;

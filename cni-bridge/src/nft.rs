@@ -41,7 +41,7 @@ const UDATA_COMMENT: u8 = 0;
 /// The longest comment that nft prints, with its NUL (`NFTNL_UDATA_COMMENT_MAXLEN`).
 pub(crate) const MAX_COMMENT: usize = 128;
 const LOOKUP_INVERTED: u32 = 1;
-/// How often a transaction is begun again when another one came in between.
+/// How often a transaction or a list is begun again when a transaction came in between.
 const ATTEMPTS: usize = 32;
 
 /// A socket to nftables in the node's namespace.
@@ -78,7 +78,7 @@ impl Nft {
         });
         let operation = format!("list the rules of nftables table {TABLE}");
         let mut rules = Vec::new();
-        self.list(operation, envelope(family, message), |payload| {
+        self.list(&operation, &envelope(family, message), |payload| {
             let chain = attribute(payload, NFTA_RULE_CHAIN).map(text_of);
             rules.extend(chain.zip(found(payload)));
         })?;
@@ -100,28 +100,39 @@ impl Nft {
             ],
         });
         let operation = format!("list the rules of chain {chain} in nftables table {table}");
-        self.list(operation, envelope(family, message), take)
+        self.list(&operation, &envelope(family, message), take)
     }
 
-    /// Reads a list; what is to be listed may be missing.
+    /// Reads a list, again when it changed meanwhile; what is to be listed may be missing.
     fn list(
         &mut self,
-        operation: String,
-        message: NetfilterMessage,
+        operation: &str,
+        message: &NetfilterMessage,
         mut take: impl FnMut(&[u8]),
     ) -> Result<(), Error> {
-        let request = Request {
-            message,
-            flags: 0,
-            answer: Answer::Dump,
-            operation,
-        };
-        match self
-            .socket
-            .execute(vec![request], |reply| take(reply.payload))
-        {
-            Err(error) if error.is_absent() => Ok(()),
-            outcome => outcome,
+        let mut attempt = 1;
+        loop {
+            let request = Request {
+                message: message.clone(),
+                flags: 0,
+                answer: Answer::Dump,
+                operation: operation.to_owned(),
+            };
+            let mut payloads = Vec::new();
+            let outcome = self
+                .socket
+                .execute(vec![request], |reply| payloads.push(reply.payload.to_vec()));
+            match outcome {
+                Err(error) if error.is_interrupted() && attempt < ATTEMPTS => attempt += 1,
+                Err(error) if error.is_absent() => return Ok(()),
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    for payload in &payloads {
+                        take(payload);
+                    }
+                    return Ok(());
+                }
+            }
         }
     }
 

@@ -47,13 +47,16 @@ impl UndoLog {
         self.steps.push(step);
     }
 
-    /// Reverses all steps, newest first, and goes on past those that fail.
+    /// Reverses all steps, newest first and checks last, and goes on past those that fail.
     ///
     /// Leases stay when a link could not be removed: an address must not be handed out while
     /// an interface may have it. The DEL that the runtime sends next tries both again.
     pub(crate) fn unwind(self, request: &AddRequest, kernel: &mut Kernel) -> Vec<(Undo, Error)> {
         let mut failures = Vec::new();
-        for step in self.steps.into_iter().rev() {
+        // What a port sends is checked as long as there is the port.
+        let is_check = |step: &Undo| matches!(step, Undo::EndSpoofCheck(_));
+        let (checks, others): (Vec<_>, Vec<_>) = self.steps.into_iter().rev().partition(is_check);
+        for step in others.into_iter().chain(checks) {
             let outcome = match &step {
                 Undo::ReleaseLeases if !failures.is_empty() => Ok(()),
                 Undo::ReleaseLeases => ipam::release_after_failure(request),

@@ -77,7 +77,7 @@ impl Drop for Echo {
 
 /// Opens a socket in a namespace. One that has been closed lives on for a moment in a child
 /// that another test has just forked.
-pub(crate) fn bound<T: Send>(
+pub fn bound<T: Send>(
     netns: &Netns,
     address: &str,
     bind: impl Fn(SocketAddr) -> io::Result<T> + Sync,

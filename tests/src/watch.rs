@@ -160,8 +160,10 @@ fn wait_for(pid: Pid) -> i32 {
 }
 
 fn holds_a_lock(pid: Pid) -> bool {
-    let locks = fs::read_to_string("/proc/locks").unwrap();
-    let own = format!(" {pid} ");
-    let mut lines = locks.lines();
-    lines.any(|line| line.contains("FLOCK") && line.contains(&own) && !line.contains("->"))
+    // Not /proc/locks, whose lines may be missed when others come and go.
+    let files = fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap();
+    files.flatten().any(|file| {
+        let info = fs::read_to_string(file.path()).unwrap_or_default();
+        info.lines().any(|line| line.starts_with("lock:"))
+    })
 }

@@ -23,8 +23,6 @@ use crate::{
     netlink::{Answer, Error, Request},
 };
 
-/// How often a list is read again that changed while it was read.
-const ATTEMPTS: usize = 8;
 /// `NF_ACCEPT`.
 const NF_ACCEPT: u32 = 1;
 /// `IFNAMSIZ`.
@@ -232,17 +230,9 @@ impl Accept {
 impl Nft {
     /// A list, whole and of one moment; what is to be listed may be missing.
     fn read(&mut self, operation: &str, message: &NetfilterMessage) -> Result<Vec<Vec<u8>>, Error> {
-        let mut attempt = 1;
-        loop {
-            let mut list = Vec::new();
-            let outcome = self.list(operation.to_owned(), message.clone(), |payload| {
-                list.push(payload.to_vec());
-            });
-            match outcome {
-                Err(error) if error.is_interrupted() && attempt < ATTEMPTS => attempt += 1,
-                outcome => return outcome.map(|()| list),
-            }
-        }
+        let mut list = Vec::new();
+        self.list(operation, message, |payload| list.push(payload.to_vec()))?;
+        Ok(list)
     }
 
     /// `None` when it is not there, or of a kind whose elements say nothing by themselves.

@@ -40,8 +40,9 @@ pub(crate) struct Veth {
     pub(crate) pod: Index<Pod>,
 }
 
-/// Makes the pair in one message, the pod's end straight in its namespace, the node's end up
-/// and a port of the bridge; then names its owner and sets the port's switches.
+/// Makes the pair in one message, the pod's end straight in its namespace, the node's end a
+/// port of the bridge, and up if it needs no guard; then names its owner and sets the port's
+/// switches.
 ///
 /// Nothing is ever moved from one namespace to another: the kernel would wait for an RCU
 /// barrier, 15 ms (`netdev_run_todo()`).
@@ -87,15 +88,25 @@ fn pair(plan: &VethPlan, bridge: Index<Host>, netns: i32) -> LinkMessage {
         .append_extra_attribute(LinkAttribute::NumRxQueues(QUEUES))
         .setns_by_fd(netns)
         .build();
-    LinkVeth::new(plan.host.as_str(), plan.pod.as_str())
+    let outside = LinkVeth::new(plan.host.as_str(), plan.pod.as_str())
         .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
         .mtu(plan.mtu)
         .address(plan.host_mac.0.to_vec())
         .append_extra_attribute(LinkAttribute::NumTxQueues(QUEUES))
         .append_extra_attribute(LinkAttribute::NumRxQueues(QUEUES))
-        .controller(bridge.number)
-        .up()
-        .build()
+        .controller(bridge.number);
+    // What is to be checked waits until it is: the pod may run already, and be quick.
+    match plan.guard {
+        None => outside.up().build(),
+        Some(_) => outside.build(),
+    }
+}
+
+/// Brings up the node's end of a pair that was made with a guard.
+pub(crate) fn bring_up(host: &mut Rtnl<Host>, port: &Link<Host>) -> Result<(), Error> {
+    let up = LinkUnspec::new_with_index(port.index.number).up().build();
+    let operation = format!("bring link {} up", port.name);
+    Ok(host.execute(vec![change(operation, RouteNetlinkMessage::SetLink(up), 0)])?)
 }
 
 /// What the creating message cannot carry: the kernel takes an alias and a port's switches

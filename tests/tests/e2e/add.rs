@@ -348,7 +348,7 @@ mod ours {
         sysctl net/ipv4/ip_forward = 1
         sysctl net/ipv6/conf/all/forwarding = 1
         sysctl net/ipv6/conf/default/accept_ra = 1
-        sysctl veth96fa607f3d1: rp_filter 0 route_localnet 0 accept_ra 1 autoconf 1 disable_ipv6 0
+        sysctl veth96fa607f3d1: rp_filter 0 route_localnet 0 accept_ra 0 autoconf 1 disable_ipv6 0
         nft table inet cni-bridge {
         nft chain postrouting {
         nft type nat hook postrouting priority srcnat; policy accept;

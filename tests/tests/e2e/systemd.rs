@@ -18,6 +18,8 @@ mod ours {
 
     /// How long a reload may take to be noticed.
     const DEADLINE: Duration = Duration::from_secs(20);
+    /// How long nothing has to happen before it is believed that nothing does.
+    const QUIET: Duration = Duration::from_millis(500);
 
     fn units() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf/systemd")
@@ -187,13 +189,18 @@ mod ours {
                 );
                 rules() == before
             });
+            // Until it has followed all that were sent.
+            wait_for("the listener to be done", || {
+                harness::sh("nft flush ruleset");
+                thread::sleep(QUIET);
+                rules() != before
+            });
             // Other signals mean nothing.
-            harness::sh("nft flush ruleset");
             harness::sh(
                 "dbus-send --system --type=signal /org/fedoraproject/FirewallD1 \
                  org.fedoraproject.FirewallD1.ServiceAdded",
             );
-            thread::sleep(Duration::from_millis(300));
+            thread::sleep(QUIET);
             assert_ne!(rules(), before);
         });
     }

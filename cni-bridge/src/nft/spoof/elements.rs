@@ -145,7 +145,7 @@ pub(super) fn list(nft: &mut Nft, set: Set) -> Result<Vec<Element>, Error> {
     let message = NfTablesMessage::GetSetElement(message(set, Vec::new()));
     let operation = format!("list set {} of nftables table bridge {TABLE}", set.name());
     let mut elements = Vec::new();
-    nft.list(operation, nft::envelope(FAMILY, message), |payload| {
+    nft.list(&operation, &nft::envelope(FAMILY, message), |payload| {
         let attributes = Attributes(payload.get(4..).unwrap_or_default());
         for (_, list) in attributes.filter(|(kind, _)| *kind == NFTA_SET_ELEM_LIST_ELEMENTS) {
             elements.extend(Attributes(list).filter_map(|(_, element)| read(set, element)));

@@ -6,7 +6,7 @@
 //! ipv6_sources ─ own source → ipv6_claims (neighbour discovery) · none → ipv6_unspecified
 //! ```
 //!
-//! What a rule cannot read of a packet (too short, a fragment) makes it match nothing
+//! A rule that cannot read something of a packet, because it is too short, matches nothing
 //! (`NFT_BREAK`): so what is right is let through, and the last rule of a chain drops.
 //! It knows nothing of ports and of what is in the kernel.
 

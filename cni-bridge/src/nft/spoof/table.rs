@@ -39,7 +39,7 @@ pub(super) fn rules(nft: &mut Nft) -> Result<Vec<Placed>, Error> {
     });
     let operation = format!("list the rules of nftables table bridge {TABLE}");
     let mut rules = Vec::new();
-    nft.list(operation, nft::envelope(FAMILY, message), |payload| {
+    nft.list(&operation, &nft::envelope(FAMILY, message), |payload| {
         rules.extend(placed(payload));
     })?;
     Ok(rules)
@@ -153,7 +153,7 @@ fn names(
 ) -> Result<Vec<String>, Error> {
     let operation = format!("list the {what} of nftables");
     let mut names = Vec::new();
-    nft.list(operation, nft::envelope(FAMILY, message), |payload| {
+    nft.list(&operation, &nft::envelope(FAMILY, message), |payload| {
         let text = |wanted| {
             Attributes(payload.get(4..).unwrap_or_default())
                 .find(|(kind, _)| *kind == wanted)

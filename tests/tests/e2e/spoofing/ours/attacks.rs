@@ -121,12 +121,15 @@ fn a_pods_ethernet_address_cannot_be_taken_from_it() {
                     port_of(stolen) == port(&of_victim)
                 });
                 let frame = forge::frame(to, stolen, forge::LLDP, b"it is mine too");
-                wire.send(&frame);
                 if is_taken {
-                    let taken = becomes(|| port_of(stolen) == port(&result));
+                    let taken = becomes(|| {
+                        wire.send(&frame);
+                        port_of(stolen) == port(&result)
+                    });
                     assert!(taken, "{to:02x?} does not take it");
                     continue;
                 }
+                wire.send(&frame);
                 let own = mac(&result, 2);
                 if to != gateway {
                     wire.send(&forge::frame(to, own, forge::LLDP, b"for bridges only"));

@@ -182,7 +182,6 @@ fn arp(cast: &Cast) -> Vec<Forgery> {
 }
 
 /// Neighbour advertisements.
-#[expect(clippy::too_many_lines, reason = "it is a table")]
 fn advertisements(cast: &Cast) -> Vec<Forgery> {
     let (own, victim, gateway) = cast.macs;
     let (at_own, at_victim, at_gateway) =
@@ -196,7 +195,7 @@ fn advertisements(cast: &Cast) -> Vec<Forgery> {
         forged(
             "the gateway's address advertised",
             victim,
-            of_gateway.clone(),
+            of_gateway,
             &[Victim],
         )
         .deceives(Victim, "fd00:64:1::1", own),
@@ -228,6 +227,28 @@ fn advertisements(cast: &Cast) -> Vec<Forgery> {
             &[Node],
         ),
     ];
+    all.extend(hidden_advertisements(cast));
+    all
+}
+
+/// The same behind extension headers and in fragments.
+fn hidden_advertisements(cast: &Cast) -> Vec<Forgery> {
+    let (own, victim, _) = cast.macs;
+    let of_gateway = forge::advertisement(
+        v6("fd00:64:1::2"),
+        v6("fd00:64:1::3"),
+        v6("fd00:64:1::1"),
+        own,
+    );
+    let forged = |name: &str, packet: Vec<u8>| {
+        Forgery::new(
+            name,
+            forge::packet(victim, own, &packet),
+            &packet,
+            &[Victim],
+        )
+    };
+    let mut all = Vec::new();
     // Behind a header that nobody knows it may come: nobody reads on.
     for extension in [
         Extension::HopByHop,
@@ -237,7 +258,7 @@ fn advertisements(cast: &Cast) -> Vec<Forgery> {
     ] {
         let name = format!("the gateway's address advertised behind {extension:?}");
         let hidden = forge::behind(extension, &of_gateway);
-        let forgery = forged(&name, victim, hidden, &[Victim]);
+        let forgery = forged(&name, hidden);
         all.push(forgery.deceives(Victim, "fd00:64:1::1", own));
     }
     // A fragment that shows the type only, one that shows the target too, and one that
@@ -252,7 +273,7 @@ fn advertisements(cast: &Cast) -> Vec<Forgery> {
         let name = format!("the gateway's address advertised in fragments of {at} bytes");
         let fragments = forge::fragments(packet, at);
         // The second one may come: without the first it is nothing.
-        let mut forgery = forged(&name, victim, fragments[0].clone(), &[Victim]);
+        let mut forgery = forged(&name, fragments[0].clone());
         forgery
             .frames
             .push(forge::packet(victim, own, &fragments[1]));

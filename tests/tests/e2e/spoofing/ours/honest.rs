@@ -1,6 +1,6 @@
 //! A pod that is checked and honest notices nothing of it.
 
-use std::net::UdpSocket;
+use std::net::{Ipv6Addr, UdpSocket};
 
 use harness::{
     Container, Echo, Host, Netns, Stub, World, conf,
@@ -150,11 +150,9 @@ fn of_arp(own: forge::Mac) -> Vec<Named> {
     .into()
 }
 
-#[expect(clippy::too_many_lines, reason = "it is a table")]
 fn of_ipv6(own: forge::Mac) -> Vec<Named> {
     let (here, all) = (v6("fd00:64:1::2"), v6("ff02::1"));
     let near = forge::link_local(own);
-    let datagram = |body: &[u8]| forge::udp(here.into(), all.into(), 9, body);
     let mut packets = vec![
         ("probe".to_owned(), probe(here)),
         ("probe of the link-local address".to_owned(), probe(near)),
@@ -180,6 +178,15 @@ fn of_ipv6(own: forge::Mac) -> Vec<Named> {
         ),
         ("echo".to_owned(), forge::echo_request(here, all, b"echo")),
     ];
+    packets.extend(of_groups(near));
+    packets.extend(of_datagrams(here, all));
+    let framed = |(name, packet): Named| (name, forge::packet(forge::group(all), own, &packet));
+    packets.into_iter().map(framed).collect()
+}
+
+/// To those who pass packets for groups on, as soon as there is an address and before.
+fn of_groups(near: Ipv6Addr) -> Vec<Named> {
+    let mut packets = Vec::new();
     let group = v6("ff02::1:ff00:2");
     for source in [near, v6("::")] {
         packets.extend([
@@ -197,6 +204,13 @@ fn of_ipv6(own: forge::Mac) -> Vec<Named> {
             ),
         ]);
     }
+    packets
+}
+
+/// Behind extension headers, and in fragments.
+fn of_datagrams(here: Ipv6Addr, all: Ipv6Addr) -> Vec<Named> {
+    let mut packets = Vec::new();
+    let datagram = |body: &[u8]| forge::udp(here.into(), all.into(), 9, body);
     for extension in [
         Extension::HopByHop,
         Extension::Destination,
@@ -216,11 +230,10 @@ fn of_ipv6(own: forge::Mac) -> Vec<Named> {
             packets.push((format!("fragment of a {name}"), fragment));
         }
     }
-    let framed = |(name, packet): Named| (name, forge::packet(forge::group(all), own, &packet));
-    packets.into_iter().map(framed).collect()
+    packets
 }
 
-fn probe(address: std::net::Ipv6Addr) -> Vec<u8> {
+fn probe(address: Ipv6Addr) -> Vec<u8> {
     forge::solicitation(v6("::"), forge::solicited(address), address, None)
 }
 

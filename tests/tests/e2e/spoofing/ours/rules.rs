@@ -263,9 +263,8 @@ fn check_names_each_rule_that_is_missing_and_the_next_add_restores_it() {
             } else {
                 mac_only()
             };
-            let (next, _) = host.pod(&conf);
+            host.keep(host.pod(&conf).0);
             assert_eq!(self::rules(), rules);
-            host.del(&conf, &next).done();
         }
     });
 }
@@ -370,10 +369,51 @@ fn what_others_flush_comes_back_with_the_next_add() {
     }
 }
 
+/// A pod may run already when it gets an interface, and may be quick with it.
+#[test]
+#[ignore = "needs namespaces: run scripts/test"]
+fn a_port_is_up_only_when_it_is_checked() {
+    on_host(|host| {
+        let (_first, result) = host.pod(&checked());
+        let (pod, before) = (host.container(), elements().len());
+        // Name and flags of the other port, once it is there.
+        let other = || {
+            let ports = harness::sh("ip -o -d link show master cbr0");
+            let mut others = ports.lines().filter(|line| !line.contains(port(&result)));
+            others.next().map(str::to_owned)
+        };
+        let mut down = 0;
+        for nth in 1.. {
+            host.request_for("ADD", &checked(), &pod).killed_after(nth);
+            if let Some(port) = other() {
+                let is_up = port.contains(",UP") || port.contains("<UP");
+                if is_up {
+                    assert!(port.contains("group_fwd_mask 0xfffd "), "{port}");
+                    assert_eq!(elements().len(), before + 6, "after system call {nth}");
+                    break;
+                }
+                down += 1;
+            }
+            // The next one makes the same system calls.
+            host.del(&checked(), &pod).done();
+        }
+        assert!(down > 3, "{down}");
+    });
+}
+
 #[test]
 #[ignore = "needs namespaces: run scripts/test"]
 fn many_pods_at_once_are_all_checked() {
     on_host(|host| {
+        let (_first, _) = host.pod(&checked());
+        // With so many others a set does not fit one message: while it is read, it changes.
+        harness::sh(
+            "for n in $(seq 1000); do
+                 echo \"add element bridge cni-bridge ports { other$n }\"
+                 echo \"add element bridge cni-bridge addresses6 { other$n . fd00::$n }\"
+             done | nft -f -",
+        );
+        let before = elements().len();
         let pods: Vec<Container> = (0..32).map(|_| host.container()).collect();
         let all_at_once = |verb: &str| {
             let start = |pod| host.request_for(verb, &checked(), pod).start();
@@ -382,12 +422,12 @@ fn many_pods_at_once_are_all_checked() {
         };
         let results = all_at_once("ADD").into_iter().map(Answer::result);
         let results: Vec<Value> = results.collect();
-        assert_eq!(elements().len(), 6 * pods.len());
-        for (pod, result) in pods.iter().zip(&results) {
+        assert_eq!(elements().len(), before + 6 * pods.len());
+        for (pod, result) in pods.iter().zip(&results).step_by(8) {
             host.check(&checked(), pod, result).done();
         }
         all_at_once("DEL").into_iter().for_each(Answer::done);
-        assert_eq!(elements(), [""; 0]);
+        assert_eq!(elements().len(), before);
     });
 }
 
