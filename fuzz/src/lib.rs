@@ -26,6 +26,7 @@ files_of_cni_bridge! {
     agent "../../cni-bridge/src/agent.rs"
     config "../../cni-bridge/src/config.rs"
     error "../../cni-bridge/src/error.rs"
+    guard "../../cni-bridge/src/guard.rs"
     mac "../../cni-bridge/src/mac.rs"
     masquerade "../../cni-bridge/src/masquerade.rs"
     netlink "../../cni-bridge/src/netlink.rs"
