@@ -120,31 +120,6 @@ impl Ctnetlink {
         Ok(entries)
     }
 
-    /// The entries that have one of these addresses on one of the sides, out of a list of all.
-    pub(crate) fn entries_among(&mut self, addresses: &[IpAddr]) -> Result<Vec<Entry>, Error> {
-        let request = Request {
-            message: envelope(NetfilterProtoFamily::Unspec, IPCTNL_MSG_CT_GET, Vec::new()),
-            flags: 0,
-            answer: Answer::Dump,
-            operation: "list the conntrack entries".to_owned(),
-        };
-        let mut entries = Vec::new();
-        self.socket.execute(vec![request], |reply| {
-            let attributes = reply.payload.get(4..).unwrap_or_default();
-            let is_at = |address: &&IpAddr| {
-                let of = |side: &Side| source(attributes, *side) == Some(**address);
-                SIDES.iter().any(of)
-            };
-            entries.extend(
-                addresses
-                    .iter()
-                    .find(is_at)
-                    .map(|address| entry(*address, attributes)),
-            );
-        })?;
-        Ok(entries)
-    }
-
     /// Deletes entries, but for those that are gone by themselves. The first other failure
     /// is the answer; the rest is deleted all the same.
     pub(crate) fn delete(&mut self, entries: Vec<Entry>) -> Result<(), Error> {

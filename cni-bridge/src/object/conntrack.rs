@@ -16,10 +16,6 @@ use crate::{
     sysctl::{self, Sysctl},
 };
 
-/// So many connections are read faster than the kernel finds some among them: it walks past
-/// those of all namespaces, once for each address and side, and slower than a list does.
-const FEW: u64 = 10_000;
-
 /// Has the node forget the connections that a pod with these addresses began, and those that
 /// were begun with it, be it by its own address or by that of a Service.
 ///
@@ -35,30 +31,20 @@ pub(crate) fn forget(addresses: &[IpAddr]) {
 }
 
 fn try_to_forget(addresses: &[IpAddr]) -> Result<(), Error> {
-    if addresses.is_empty() {
-        return Ok(());
-    }
-    let tracked = tracked()?;
-    if tracked == 0 {
+    if addresses.is_empty() || !is_anything_tracked()? {
         return Ok(());
     }
     let mut table = Ctnetlink::open().map_err(Error::Connect)?;
-    if tracked <= FEW {
-        let entries = table.entries_among(addresses)?;
-        return Ok(table.delete(entries)?);
-    }
     for address in addresses {
         forget_one(&mut table, *address)?;
     }
     Ok(())
 }
 
-/// How many connections this namespace knows of; none where there is no connection tracking.
-fn tracked() -> Result<u64, Error> {
+/// There is connection tracking in this namespace, and it knows of a connection.
+fn is_anything_tracked() -> Result<bool, Error> {
     let count = sysctl::read(&Sysctl::ConntrackCount)?;
-    Ok(count
-        .and_then(|count| count.parse().ok())
-        .unwrap_or_default())
+    Ok(count.is_some_and(|count| count != "0"))
 }
 
 fn forget_one(table: &mut Ctnetlink, address: IpAddr) -> Result<(), netlink::Error> {
