@@ -3,7 +3,8 @@
 use std::{fmt, io, net::IpAddr, path::PathBuf, sync::Arc};
 
 use cni_protocol::{
-    Attachment, Code, DecodeError, ErrorReply, Failure, InterfaceName, NotRepresentable,
+    Attachment, Code, DecodeError, ErrorReply, Failure, InterfaceName, NetworkName,
+    NotRepresentable,
 };
 use ipnet::IpNet;
 
@@ -111,6 +112,10 @@ pub(crate) enum Error {
     /// What keeps an ADD from working, told to a STATUS.
     #[error("no pod can be connected: {0}")]
     NotReady(String),
+    #[error(
+        "{pods} pods are connected by network {network}: nothing is removed (`cni-ipam list` shows them)"
+    )]
+    PodsConnected { network: NetworkName, pods: usize },
     /// And there are no rules that could stay.
     #[error(transparent)]
     MasqueradeFile(Arc<agent::Error>),
@@ -182,7 +187,8 @@ impl Failure for Error {
             Self::BridgeVanished { .. }
             | Self::BridgeFull { .. }
             | Self::LinkVanished(_)
-            | Self::ComesBack(_) => Code::TryAgain,
+            | Self::ComesBack(_)
+            | Self::PodsConnected { .. } => Code::TryAgain,
             Self::NoAddresses(_)
             | Self::DuplicateAddress { .. }
             | Self::Differences(_)

@@ -27,6 +27,7 @@ mod object;
 mod overlap;
 mod plan;
 mod reconcile;
+mod remove;
 mod rtnl;
 mod status;
 mod sysctl;

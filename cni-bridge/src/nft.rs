@@ -85,6 +85,45 @@ impl Nft {
         Ok(rules)
     }
 
+    /// How many rules our table has, whoever put them there.
+    fn count_rules(&mut self, family: NetfilterProtoFamily) -> Result<usize, Error> {
+        let message = NfTablesMessage::GetRule(RuleMessage {
+            attributes: vec![RuleAttribute::Table(TABLE.to_owned())],
+        });
+        let operation = format!("count the rules of nftables table {TABLE}");
+        let mut rules = 0;
+        self.list(&operation, &envelope(family, message), |_rule| rules += 1)?;
+        Ok(rules)
+    }
+
+    /// Nobody has a rule in our table of this family, or there is no such table.
+    pub(crate) fn has_no_rules(&mut self, family: NetfilterProtoFamily) -> Result<bool, Error> {
+        Ok(self.count_rules(family)? == 0)
+    }
+
+    /// Removes our table of this family, if it has no use. Answers whether it was there.
+    pub(crate) fn remove_table(
+        &mut self,
+        family: NetfilterProtoFamily,
+        is_unused: impl Fn(&mut Self) -> Result<bool, Error>,
+    ) -> Result<bool, Error> {
+        let outcome = self.transact(|nft, batch| {
+            if is_unused(nft)? {
+                let message = NfTablesMessage::DeleteTable(TableMessage {
+                    attributes: vec![TableAttribute::Name(TABLE.to_owned())],
+                });
+                let operation = format!("remove nftables table {TABLE}");
+                batch.push(operation, 0, envelope(family, message));
+                return Ok(true);
+            }
+            Ok(false)
+        });
+        match outcome {
+            Err(error) if error.is_absent() => Ok(false),
+            outcome => outcome,
+        }
+    }
+
     /// Reads the rules of a chain, which may be missing.
     fn list_rules(
         &mut self,
@@ -166,19 +205,19 @@ impl Nft {
     ///
     /// `decide` looks at what is there; it is asked again when somebody else changed nftables
     /// in between. An empty transaction is not sent.
-    fn transact(
+    fn transact<T>(
         &mut self,
-        mut decide: impl FnMut(&mut Self, &mut Batch) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        mut decide: impl FnMut(&mut Self, &mut Batch) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let mut attempt = 1;
         loop {
             let mut batch = Batch::new(Some(self.generation()?));
-            decide(self, &mut batch)?;
+            let decided = decide(self, &mut batch)?;
             match self.commit(batch) {
                 Err(error) if error.errno() == Some(Errno::ERESTART) && attempt < ATTEMPTS => {
                     attempt += 1;
                 }
-                outcome => return outcome,
+                outcome => return outcome.map(|()| decided),
             }
         }
     }

@@ -46,12 +46,12 @@ pub(crate) struct Report {
 
 impl Report {
     /// A text that is longer never fails to be.
-    fn line(&mut self, words: std::fmt::Arguments<'_>) {
+    pub(crate) fn line(&mut self, words: std::fmt::Arguments<'_>) {
         self.text.write_fmt(words).unwrap_or_default();
         self.text.push('\n');
     }
 
-    fn problem(&mut self, words: std::fmt::Arguments<'_>) {
+    pub(crate) fn problem(&mut self, words: std::fmt::Arguments<'_>) {
         self.line(words);
         self.problems = true;
     }
@@ -60,8 +60,20 @@ impl Report {
 /// Serves all networks that the files describe, and goes on past one that fails.
 pub(crate) fn reconcile(options: &Options) -> Report {
     let mut report = Report::default();
+    each(&options.paths, &mut report, |source, report| {
+        network(source, options.dry_run, report);
+    });
+    report
+}
+
+/// Goes through the networks of this plugin in these files and directories.
+pub(crate) fn each(
+    paths: &[PathBuf],
+    report: &mut Report,
+    mut work: impl FnMut(&Source, &mut Report),
+) {
     let mut networks = 0;
-    for path in &options.paths {
+    for path in paths {
         match netconf::read(path) {
             Ok(found) => {
                 for problem in found.problems {
@@ -69,15 +81,14 @@ pub(crate) fn reconcile(options: &Options) -> Report {
                 }
                 for source in found.sources {
                     networks += 1;
-                    network(&source, options.dry_run, &mut report);
+                    work(&source, report);
                 }
             }
             Err(error) => report.problem(format_args!("cannot read {}: {error}", path.display())),
         }
     }
     if networks == 0 && !report.problems {
-        let places: Vec<_> = options
-            .paths
+        let places: Vec<_> = paths
             .iter()
             .map(|path| path.display().to_string())
             .collect();
@@ -86,11 +97,15 @@ pub(crate) fn reconcile(options: &Options) -> Report {
             places.join(", ")
         ));
     }
-    report
+}
+
+/// How a network is called in a report.
+pub(crate) fn heading(source: &Source) -> String {
+    format!("network {} ({})", source.config.name(), shown(&source.file))
 }
 
 fn network(source: &Source, dry_run: bool, report: &mut Report) {
-    let heading = format!("network {} ({})", source.config.name(), shown(&source.file));
+    let heading = heading(source);
     match settle(&source.config, dry_run) {
         Ok(outcome) => {
             report.line(format_args!("{heading}: {}", outcome.summary()));

@@ -9,7 +9,10 @@ use std::{
 
 use lexopt::{Arg, Parser, ValueExt};
 
-use crate::reconcile::{self, CONF_DIR, Options};
+use crate::{
+    reconcile::{self, CONF_DIR, Options, Report},
+    remove,
+};
 
 const HELP: &str = "\
 cni-bridge connects pods to a bridge. A container runtime calls it, with CNI_COMMAND in the
@@ -21,6 +24,10 @@ environment and a configuration on standard input. A person can call:
       directories PATH (default: /etc/cni/net.d). Pods keep running.
       --dry-run   only say what is wrong
       Exit status: 0 all is right now, 1 something is wrong still, 2 wrong usage.
+
+  cni-bridge remove [PATH...]
+      Removes what pods shared, when no pod is connected any more: leases that were never
+      given back, nftables rules, the bridge. For who takes the plugin off a node.
 
   cni-bridge --help | --version
 ";
@@ -43,6 +50,7 @@ enum Verb {
     Help,
     Version,
     Reconcile(Options),
+    Remove(Vec<PathBuf>),
 }
 
 /// Serves the command line.
@@ -50,14 +58,8 @@ pub(crate) fn run() -> ExitCode {
     match parse(Parser::from_env()) {
         Ok(Verb::Help) => print(HELP),
         Ok(Verb::Version) => print(concat!("cni-bridge ", env!("CARGO_PKG_VERSION"), "\n")),
-        Ok(Verb::Reconcile(options)) => {
-            let report = reconcile::reconcile(&options);
-            let printed = print(&report.text);
-            if report.problems {
-                return ExitCode::from(1);
-            }
-            printed
-        }
+        Ok(Verb::Reconcile(options)) => told(&reconcile::reconcile(&options)),
+        Ok(Verb::Remove(paths)) => told(&remove::remove(&paths)),
         Err(error) => {
             cni_protocol::log(&format_args!(
                 "cni-bridge: {error}; try `cni-bridge --help`"
@@ -65,6 +67,14 @@ pub(crate) fn run() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+fn told(report: &Report) -> ExitCode {
+    let printed = print(&report.text);
+    if report.problems {
+        return ExitCode::from(1);
+    }
+    printed
 }
 
 fn parse(mut parser: Parser) -> Result<Verb, lexopt::Error> {
@@ -82,14 +92,14 @@ fn parse(mut parser: Parser) -> Result<Verb, lexopt::Error> {
     let mut words = words.into_iter();
     let verb = words.next().unwrap_or_default().string()?;
     let mut paths: Vec<PathBuf> = words.map(PathBuf::from).collect();
+    if paths.is_empty() {
+        paths.push(CONF_DIR.into());
+    }
     match verb.as_str() {
         "help" => Ok(Verb::Help),
-        "reconcile" => {
-            if paths.is_empty() {
-                paths.push(CONF_DIR.into());
-            }
-            Ok(Verb::Reconcile(Options { paths, dry_run }))
-        }
+        "reconcile" => Ok(Verb::Reconcile(Options { paths, dry_run })),
+        "remove" if !dry_run => Ok(Verb::Remove(paths)),
+        "remove" => Err("remove knows no --dry-run".into()),
         other => Err(format!("there is no '{other}'").into()),
     }
 }
@@ -124,6 +134,7 @@ mod tests {
             parsed(&["reconcile", "--dry-run", "a", "b"]),
             options(&["a", "b"], true)
         );
+        assert_eq!(parsed(&["remove"]), Ok(Verb::Remove(vec![CONF_DIR.into()])));
     }
 
     #[test]
@@ -131,5 +142,6 @@ mod tests {
         assert_eq!(parsed(&["--help"]), Ok(Verb::Help));
         assert_eq!(parsed(&["mend"]), Err("there is no 'mend'".to_owned()));
         parsed(&["reconcile", "--all"]).unwrap_err();
+        parsed(&["remove", "--dry-run"]).unwrap_err();
     }
 }

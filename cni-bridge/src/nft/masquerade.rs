@@ -20,7 +20,7 @@ use crate::{
     netlink::Error,
 };
 
-const FAMILY: NetfilterProtoFamily = NetfilterProtoFamily::Inet;
+pub(crate) const FAMILY: NetfilterProtoFamily = NetfilterProtoFamily::Inet;
 const CHAIN: BaseChain = BaseChain {
     family: FAMILY,
     family_name: "inet",

@@ -20,7 +20,7 @@ use self::{
 use super::{Batch, Nft, TABLE};
 use crate::{guard::Guard, netlink::Error};
 
-const FAMILY: NetfilterProtoFamily = NetfilterProtoFamily::Bridge;
+pub(crate) const FAMILY: NetfilterProtoFamily = NetfilterProtoFamily::Bridge;
 
 /// Checks a port from here on, and sees to it that all rules are there.
 ///
@@ -174,6 +174,11 @@ fn only(
 /// A port is checked. Costs the same however many are.
 pub(crate) fn is_checked(nft: &mut Nft, port: &InterfaceName) -> Result<bool, Error> {
     elements::is_checked(nft, port.as_str())
+}
+
+/// No port is checked, and nobody else has put a rule into the table.
+pub(crate) fn is_unused(nft: &mut Nft) -> Result<bool, Error> {
+    Ok(all(nft)?.is_empty() && nft.count_rules(FAMILY)? == table::count_ours(&table::rules(nft)?))
 }
 
 fn all(nft: &mut Nft) -> Result<Vec<Element>, Error> {

@@ -1,4 +1,4 @@
-//! The bridge: found, made and brought to what the plan wants of it. Shared, so never removed.
+//! The bridge: found, made and brought to what the plan wants of it. Shared, so no DEL removes it.
 
 use cni_ipam::alias::Alias;
 use cni_protocol::InterfaceName;
@@ -11,7 +11,7 @@ use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec};
 use crate::{
     error::Error,
     mac::Mac,
-    object::{gateway, vlan},
+    object::{gateway, veth, vlan},
     plan::BridgePlan,
     rtnl::{Host, Link, RouteRequest, Rtnl, change},
     sysctl::{self, Sysctl},
@@ -250,6 +250,45 @@ fn options(operation: String, link: &Link<Host>, options: Vec<InfoBridge>) -> Ro
         LinkInfo::Data(InfoData::Bridge(options)),
     ]));
     change(operation, RouteNetlinkMessage::NewLink(message), 0)
+}
+
+/// What became of a bridge that no pod needs.
+#[derive(Debug)]
+pub(crate) enum Unused {
+    Absent,
+    Removed,
+    /// Why.
+    Stays(&'static str),
+}
+
+/// Removes the bridge, and the link that stood for the node in a VLAN of it, when it is of our
+/// making and has no other ports.
+pub(crate) fn remove_unused(
+    host: &mut Rtnl<Host>,
+    name: &InterfaceName,
+    in_vlan: Option<&InterfaceName>,
+) -> Result<Unused, Error> {
+    let Some(link) = find(host, name)? else {
+        return Ok(Unused::Absent);
+    };
+    if !link.mac.is_some_and(|mac| Mac(mac).is_derived()) {
+        return Ok(Unused::Stays("somebody else made it"));
+    }
+    let gateway = match in_vlan {
+        Some(name) => host.find_link(name)?,
+        None => None,
+    };
+    let its_port = gateway.as_ref().and_then(|link| link.peer);
+    let mut ports = host.ports(link.index)?;
+    ports.retain(|port| Some(port.index.number) != its_port);
+    if !ports.is_empty() {
+        return Ok(Unused::Stays("it has ports"));
+    }
+    if let Some(gateway) = gateway {
+        veth::remove_seen(host, &gateway)?;
+    }
+    veth::remove_seen(host, &link)?;
+    Ok(Unused::Removed)
 }
 
 /// What is not as an ADD would have left it, in words.

@@ -14,7 +14,7 @@ use crate::{
     masquerade::{Part, Policy, Rule},
     nft::{
         Nft, TABLE,
-        masquerade::{Change, Installed, installed, update},
+        masquerade::{Change, FAMILY, Installed, installed, update},
         predecessor,
     },
 };
@@ -136,6 +136,14 @@ pub(crate) fn collect_garbage(network: &NetworkName, wanted: &[Rule]) -> Result<
             Vec::new(),
         )
     })?)
+}
+
+/// Removes our table when no rule is left in it, of any network. Answers its name.
+pub(crate) fn remove_table() -> Result<Option<String>, Error> {
+    let mut nft = Nft::open().map_err(Error::Nftables)?;
+    let is_empty = |nft: &mut Nft| nft.has_no_rules(FAMILY);
+    let removed = nft.remove_table(FAMILY, is_empty)?;
+    Ok(removed.then(|| format!("nftables table inet {TABLE}")))
 }
 
 /// Removes the rules that the Go plugin made for one pod, which this plugin took over.

@@ -9,7 +9,7 @@ use cni_protocol::InterfaceName;
 use crate::{
     error::Error,
     guard::Guard,
-    nft::{Nft, spoof},
+    nft::{Nft, TABLE, spoof},
     rtnl::{Host, Rtnl},
     undo::{Undo, UndoLog},
 };
@@ -87,6 +87,12 @@ pub(crate) fn collect_garbage(host: &mut Rtnl<Host>) -> Result<(), Error> {
         })
     })?;
     Ok(())
+}
+
+/// Removes the table of the checks when no port is checked. Answers its name.
+pub(crate) fn remove_table() -> Result<Option<String>, Error> {
+    let removed = open()?.remove_table(spoof::FAMILY, spoof::is_unused)?;
+    Ok(removed.then(|| format!("nftables table bridge {TABLE}")))
 }
 
 fn open() -> Result<Nft, Error> {

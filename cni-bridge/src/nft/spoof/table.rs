@@ -82,6 +82,11 @@ fn ours(rules: &[Placed]) -> impl Iterator<Item = &Placed> {
     })
 }
 
+/// How many of these rules are of this or another version of ours.
+pub(super) fn count_ours(rules: &[Placed]) -> usize {
+    ours(rules).count()
+}
+
 fn comment(text: &str) -> String {
     format!("{text} #{FORMAT}")
 }
