@@ -9,10 +9,14 @@ readonly ROOT
 # places, and the administrator's commands, which Debian hides from users.
 PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin:/usr/local/go/bin:/usr/sbin:/sbin
 
+# What goes onto a node.
+readonly RELEASE=(--bin cni-bridge --bin cni-ipam --bin cni-install)
+
 # What is built from other modules. Outside the source tree, so that `cargo clean`
 # or a fresh clone does not build it again.
 readonly CNITOOL_VERSION=v1.3.0
 readonly GO_PLUGINS_VERSION=v1.9.1
+readonly NFPM_VERSION=v2.44.2
 GO_TOOLS=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/cni-bridge-tests/bin
 readonly GO_TOOLS
 

@@ -97,6 +97,7 @@ pub(crate) fn map_types(conf: &mut Value) {
 #[derive(Clone, Debug)]
 pub struct Request {
     executable: PathBuf,
+    args: Vec<String>,
     env: BTreeMap<String, OsString>,
     stdin: Vec<u8>,
 }
@@ -111,6 +112,7 @@ impl Request {
         let executable = executable(plugin.expect("the configuration has no type"));
         let request = Self {
             executable,
+            args: Vec::new(),
             env: BTreeMap::new(),
             stdin: conf.to_string().into_bytes(),
         };
@@ -131,6 +133,7 @@ impl Request {
     pub fn bare(plugin: &str) -> Self {
         Self {
             executable: executable(mapped(plugin)),
+            args: Vec::new(),
             env: BTreeMap::new(),
             stdin: Vec::new(),
         }
@@ -171,6 +174,17 @@ impl Request {
         self
     }
 
+    /// With words on the command line, as a person calls a tool.
+    #[must_use]
+    pub fn args(mut self, words: impl IntoIterator<Item = String>) -> Self {
+        self.args.extend(words);
+        self
+    }
+
+    pub(crate) fn arguments(&self) -> &[String] {
+        &self.args
+    }
+
     pub(crate) fn variables(&self) -> &BTreeMap<String, OsString> {
         &self.env
     }
@@ -205,6 +219,7 @@ impl Request {
 
     fn start_as(&self, mut command: Command) -> Running {
         command
+            .args(&self.args)
             .env_clear()
             .envs(&self.env)
             .current_dir("/")

@@ -18,7 +18,7 @@ use nix::{
 use crate::Request;
 
 /// The shell waits until it is traced, then becomes the plugin.
-const STOPPED_SHELL: &str = "kill -STOP $$; exec \"$0\"";
+const STOPPED_SHELL: &str = "kill -STOP $$; exec \"$0\" \"$@\"";
 
 pub(crate) const OPTIONS: Options = Options::PTRACE_O_TRACESYSGOOD
     .union(Options::PTRACE_O_TRACEEXEC)
@@ -54,6 +54,7 @@ impl Request {
         command
             .args(["-c", STOPPED_SHELL])
             .arg(self.path())
+            .args(self.arguments())
             .env_clear()
             .envs(self.variables())
             .current_dir("/")
@@ -107,11 +108,15 @@ fn run_for(pid: Pid, nth: usize) -> bool {
 
 /// Lets the process run to the next entry or end of a system call. False when it is gone.
 fn next_stop(pid: Pid) -> bool {
-    ptrace::syscall(pid, None).unwrap();
-    match wait::waitpid(pid, None).unwrap() {
-        WaitStatus::PtraceSyscall(_) => true,
-        WaitStatus::Exited(..) => false,
-        other => panic!("unexpected while tracing: {other:?}"),
+    loop {
+        ptrace::syscall(pid, None).unwrap();
+        match wait::waitpid(pid, None).unwrap() {
+            WaitStatus::PtraceSyscall(_) => return true,
+            WaitStatus::Exited(..) => return false,
+            // A program that it started has ended.
+            WaitStatus::Stopped(_, Signal::SIGCHLD) => {}
+            other => panic!("unexpected while tracing: {other:?}"),
+        }
     }
 }
 

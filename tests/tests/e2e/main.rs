@@ -23,6 +23,7 @@ mod delegate;
 mod forward;
 mod gc;
 mod healing;
+mod installation;
 mod interop;
 mod keys;
 mod killed;
