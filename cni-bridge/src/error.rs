@@ -113,7 +113,8 @@ pub(crate) enum Error {
     #[error("no pod can be connected: {0}")]
     NotReady(String),
     #[error(
-        "{pods} pods are connected by network {network}: nothing is removed (`cni-ipam list` shows them)"
+        "network {network} still connects {pods} {}: nothing is removed (`cni-ipam list` shows them)",
+        if *pods == 1 { "pod" } else { "pods" }
     )]
     PodsConnected { network: NetworkName, pods: usize },
     /// And there are no rules that could stay.

@@ -36,8 +36,8 @@ pub(crate) enum Error {
     #[error("{}: {}", .0.display(), .1)]
     Shared(PathBuf, String),
     #[error(
-        "{count} pods are connected by network {network} ({examples}): drain the node first \
-         (`cni-ipam list` shows them), or use --force and recreate them"
+        "network {network} still connects {} ({examples}): drain the node first (`cni-ipam list` \
+         shows them), or use --force and recreate them", pods(*.count)
     )]
     Pods {
         network: String,
@@ -57,6 +57,13 @@ pub(crate) enum Error {
     },
     #[error("cannot wait for signals: {0}")]
     Signals(io::Error),
+}
+
+fn pods(count: usize) -> String {
+    match count {
+        1 => "1 pod".to_owned(),
+        _ => format!("{count} pods"),
+    }
 }
 
 /// The place in a text that is no JSON.

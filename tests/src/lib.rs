@@ -58,7 +58,7 @@ pub use namespace::Netns;
 pub use node::{Call, Containerd, Node, Pod};
 pub use packet::Echo;
 pub use plugin::{Answer, Refusal, Request, Running};
-pub use shell::{sh, tool};
+pub use shell::{sh, tool, tool_if_built};
 pub use state::State;
 pub use stub::Stub;
 pub use tap::Tap;

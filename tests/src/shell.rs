@@ -61,6 +61,12 @@ pub(crate) fn containerd_tool(name: &str) -> PathBuf {
     tools_dir().with_file_name("containerd").join(name)
 }
 
+/// The path of a program of another project, where `scripts/setup` could build it.
+pub fn tool_if_built(name: &str) -> Option<PathBuf> {
+    let path = tools_dir().join(name);
+    path.is_file().then_some(path)
+}
+
 /// The path of a program of another project, which `scripts/setup` builds.
 pub fn tool(name: &str) -> PathBuf {
     let path = tools_dir().join(name);

@@ -40,7 +40,9 @@ macro_rules! for_each_containerd {
 
 mod crowd;
 mod failure;
+mod installation;
 mod life;
+mod package;
 mod reboot;
 mod restart;
 mod status;
