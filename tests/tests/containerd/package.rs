@@ -10,7 +10,7 @@ const WITHOUT: &str = "nfpm, dpkg and strip are needed: scripts/setup says what 
 /// Builds the package of the built executables from the description that we ship. `None`, and
 /// a report, where it cannot be built.
 fn built(host: &Host) -> Option<String> {
-    let has = |program: &str| sh(&format!("command -v {program} || true")) != "";
+    let has = |program: &str| !sh(&format!("command -v {program} || true")).is_empty();
     let (Some(nfpm), true) = (tool_if_built("nfpm"), has("dpkg") && has("strip")) else {
         host.cannot_run(WITHOUT);
         return None;
