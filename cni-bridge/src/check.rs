@@ -10,10 +10,7 @@ use cni_protocol::{
     AddResult, CheckRequest, Command, Failure, Interface, IpConfig, Route, delegate::Delegate,
 };
 use ipnet::IpNet;
-use netlink_packet_route::{
-    AddressFamily,
-    route::{RouteAttribute, RouteMessage},
-};
+use netlink_packet_route::AddressFamily;
 
 use crate::{
     config::{Config, Ipam, Masquerade, PodEnd},
@@ -25,7 +22,7 @@ use crate::{
     netns::Netns,
     object::{bridge, firewall, forwarding, masquerade, port, spoof, vlan},
     plan::{Allocated, Allocation, Plan, Surroundings, VethPlan},
-    rtnl::{Host, Index, Link, Pod, family_of, route_address},
+    rtnl::{FoundRoute, Host, Index, Link, Pod, family_of},
 };
 
 /// Compares the attachment with prevResult and the configuration.
@@ -247,21 +244,12 @@ fn check_routes(
     Ok(differences)
 }
 
-fn is_route(found: &RouteMessage, expected: &Route) -> bool {
-    let mut destination = None;
-    let mut gateway = None;
-    for attribute in &found.attributes {
-        match attribute {
-            RouteAttribute::Destination(address) => destination = Some(address.clone()),
-            RouteAttribute::Gateway(address) => gateway = Some(address.clone()),
-            _ => {}
-        }
-    }
+fn is_route(found: &FoundRoute, expected: &Route) -> bool {
     let is_default = expected.dst.prefix_len() == 0;
-    let wanted = (!is_default).then(|| route_address(expected.dst.network()));
-    found.header.destination_prefix_length == expected.dst.prefix_len()
-        && destination == wanted
-        && (expected.gw.is_none() || gateway == expected.gw.map(route_address))
+    let wanted = (!is_default).then(|| expected.dst.network());
+    found.prefix_length == expected.dst.prefix_len()
+        && found.destination == wanted
+        && (expected.gw.is_none() || found.gateway == expected.gw)
 }
 
 /// What the two ends have to agree in, and what the node's end says of itself.

@@ -53,9 +53,7 @@ pub(crate) fn del(request: &DelRequest) -> Result<(), Error> {
         cni_protocol::log(&format_args!(
             "link {name} is not of {}: it stays. It is a {} with the alias \"{}\"",
             request.attachment,
-            link.kind
-                .as_ref()
-                .map_or_else(String::new, ToString::to_string),
+            link.kind.as_deref().unwrap_or_default(),
             link.alias.as_deref().unwrap_or_default(),
         ));
     }
