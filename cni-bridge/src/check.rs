@@ -7,7 +7,7 @@ use std::{path::Path, sync::Arc};
 
 use cni_ipam::alias::Alias;
 use cni_protocol::{
-    AddResult, CheckRequest, Command, Failure, Interface, IpConfig, Route, delegate::Delegate,
+    AddResult, CheckRequest, Command, Failure, Interface, IpConfig, Route, delegate::Delegate, step,
 };
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
@@ -22,7 +22,7 @@ use crate::{
     netns::Netns,
     object::{bridge, firewall, forwarding, masquerade, port, spoof, vlan},
     plan::{Allocated, Allocation, Plan, Surroundings, VethPlan},
-    rtnl::{FoundRoute, Host, Index, Link, Pod, family_of},
+    rtnl::{FoundRoute, Host, Index, Link, Pod, Rtnl, family_of},
 };
 
 /// Compares the attachment with prevResult and the configuration.
@@ -34,11 +34,14 @@ pub(crate) fn check(request: &CheckRequest) -> Result<(), Error> {
         .map_err(Error::PrevResult)?
         .ok_or(Error::NoPrevResult)?;
     let (interface, ips) = ours(request, &before)?;
+    step("lease");
     check_ipam(request, &config, &ips)?;
+    step("open");
     let mut kernel = Kernel::open(&request.netns, OwnNetns::Refused)?;
     let mut differences = Vec::new();
     differences.extend(other_sandbox(&kernel.netns, interface));
     let plan = plan(request, &config, &ips)?;
+    step("bridge");
     let bridge = bridge::find(&mut kernel.host, &config.bridge)?;
     match &bridge {
         None => differences.push(format!("bridge {} is missing", config.bridge)),
@@ -50,6 +53,7 @@ pub(crate) fn check(request: &CheckRequest) -> Result<(), Error> {
             }
         }
     }
+    step("pod");
     let name = &request.attachment.interface;
     match kernel.pod.find_link(name)? {
         None => differences.push(format!("interface {name} is missing in the pod")),
@@ -65,22 +69,29 @@ pub(crate) fn check(request: &CheckRequest) -> Result<(), Error> {
             )?);
         }
     }
-    differences.extend(forwarding::check(plan.bridge.forwarding())?);
-    differences.extend(masquerade::check(&plan.masquerade)?);
-    if let Masquerade::Unknown(unusable) = &config.masquerade {
-        let why = Error::MasqueradeFile(Arc::clone(unusable)).reply();
-        differences.push(format!("the masquerade rules cannot be compared: {why}"));
-    }
-    differences.extend(firewall::check(
-        &mut kernel.host,
-        &firewall::Scope::of(&plan),
-    )?);
+    differences.extend(check_shared(&mut kernel.host, &plan, &config)?);
     bridge::note_missing_netfilter();
     if differences.is_empty() {
         Ok(())
     } else {
         Err(Error::Differences(differences))
     }
+}
+
+/// What is the same for all pods, besides the bridge.
+fn check_shared(host: &mut Rtnl<Host>, plan: &Plan, config: &Config) -> Result<Vec<String>, Error> {
+    let mut differences = Vec::new();
+    step("bridge");
+    differences.extend(forwarding::check(plan.bridge.forwarding())?);
+    step("masquerade");
+    differences.extend(masquerade::check(&plan.masquerade)?);
+    if let Masquerade::Unknown(unusable) = &config.masquerade {
+        let why = Error::MasqueradeFile(Arc::clone(unusable)).reply();
+        differences.push(format!("the masquerade rules cannot be compared: {why}"));
+    }
+    step("firewall");
+    differences.extend(firewall::check(host, &firewall::Scope::of(plan))?);
+    Ok(differences)
 }
 
 /// The pod's end in prevResult, and the addresses that it has there.
@@ -283,6 +294,7 @@ fn check_host_end(
     bridge: Option<&Link<Host>>,
     plan: &Plan,
 ) -> Result<Vec<String>, Error> {
+    step("veth");
     let outside = match inside.peer {
         Some(peer) => kernel.host.find_link_by_index(Index::new(peer))?,
         None => None,
@@ -305,6 +317,7 @@ fn check_host_end(
     if let Some(guard) = &plan.veth.guard
         && let (Ok(port), Some(mac)) = (name.parse(), inside.mac)
     {
+        step("spoof");
         differences.extend(spoof::check(&Guard {
             port,
             mac: Mac(mac),

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use cni_ipam::{alias::Alias, links::Links};
-use cni_protocol::{DelRequest, Failure, InterfaceName};
+use cni_protocol::{DelRequest, Failure, InterfaceName, step};
 
 use netlink_packet_route::AddressFamily;
 
@@ -43,6 +43,7 @@ const ROUNDS: usize = 8;
 /// Either all of an attachment is there or nothing. (Another IPAM has nothing to confirm: it
 /// may have released the address of an ADD that has not made its link yet.)
 pub(crate) fn del(request: &DelRequest) -> Result<(), Error> {
+    step("open");
     let mut host = kernel::open_host()?;
     if is_own(request)? {
         return release(request, None).map(|_anything| ());
@@ -67,6 +68,7 @@ pub(crate) fn del(request: &DelRequest) -> Result<(), Error> {
         if link.is_none() && !anything {
             return Ok(());
         }
+        step("veth");
         found = veth::find_own(&mut host, &name, &request.attachment)?;
         if !matches!(found, Named::Own(_)) {
             return Ok(());
@@ -82,16 +84,21 @@ fn remove(
     name: &InterfaceName,
     link: Option<&Link<Host>>,
 ) -> Result<(), Error> {
+    step("veth");
     match link {
         Some(link) => {
             if asked_for_mac(request) {
+                step("spoof");
                 spoof::remove(name)?;
+                step("neighbour");
                 bequeath(request, link);
+                step("veth");
             }
             veth::remove_seen(host, link)?;
         }
         None => remove_foreign(request, host)?,
     }
+    step("spoof");
     // Whatever the configuration says: it may have changed since the ADD.
     spoof::remove_of_gone(host, name)?;
     Ok(())
@@ -135,18 +142,22 @@ fn note(told: Result<(), Error>) {
 /// Gives the addresses back, of which nothing is remembered then. Answers whether there was
 /// anything to give back, as far as that can be known.
 fn release(request: &DelRequest, link: Option<&Link<Host>>) -> Result<bool, Error> {
+    step("lease");
     let holdings = ipam::holdings(&request.config, &request.attachment)?;
     let is_other_ipam =
         config::ipam_type(&request.config).is_some_and(|name| !config::is_built_in(name));
+    step("conntrack");
     if is_other_ipam {
         conntrack::forget(&addresses_of_other_ipam(request, link));
     } else {
         conntrack::forget(&holdings.addresses);
     }
     if holdings.from_host_local {
+        step("masquerade");
         // The Go plugin connected this pod: its rules go too, and the lease still goes last.
         masquerade::remove_predecessor(&request.attachment)?;
     }
+    step("lease");
     if is_other_ipam || !holdings.is_empty() {
         ipam::release(&request.config, &request.attachment, &request.plugin_path)?;
     }
