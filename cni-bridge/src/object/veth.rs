@@ -2,7 +2,7 @@
 
 use std::{
     os::fd::AsRawFd,
-    thread,
+    panic, thread,
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,7 @@ use rtnetlink::{LinkUnspec, LinkVeth};
 
 use crate::{
     error::Error,
-    kernel::Kernel,
+    kernel::{self, Kernel},
     netlink,
     object::{port, vlan},
     plan::VethPlan,
@@ -257,6 +257,39 @@ pub(crate) fn remove_seen(host: &mut Rtnl<Host>, link: &Link<Host>) -> Result<()
         Err(error) if error.is_absent() => Ok(()),
         outcome => Ok(outcome?),
     }
+}
+
+/// Removes the pair like [`remove_seen`], and does `meanwhile` as soon as it is gone: the kernel
+/// answers only after it has waited for an RCU barrier, 10 to 20 ms (`netdev_run_todo()`).
+///
+/// That it is gone the kernel tells under RTNL: after the removal, and after the last packet
+/// that was still on its way through the pair. A pair that stays has nothing done meanwhile.
+pub(crate) fn remove_seen_and(
+    host: &mut Rtnl<Host>,
+    link: &Link<Host>,
+    meanwhile: impl FnOnce(),
+) -> Result<(), Error> {
+    let mut second = kernel::open_host()?;
+    thread::scope(|scope| {
+        // The kernel does all of it within the system call that sends the request.
+        let removal = scope.spawn(|| remove_seen(host, link));
+        let mut gone = false;
+        while !gone && !removal.is_finished() {
+            thread::sleep(POLL);
+            gone = matches!(second.find_link_by_index(link.index), Ok(None));
+        }
+        let removed = || {
+            let outcome = removal.join();
+            outcome.unwrap_or_else(|panic| panic::resume_unwind(panic))
+        };
+        if gone {
+            meanwhile();
+            return removed();
+        }
+        removed()?;
+        meanwhile();
+        Ok(())
+    })
 }
 
 /// A pair that is not of our making, seen from both ends.
