@@ -7,13 +7,10 @@ use std::{path::Path, sync::Arc};
 
 use cni_ipam::alias::Alias;
 use cni_protocol::{
-    AddResult, CheckRequest, Command, Failure, Interface, IpConfig, Route, delegate::Delegate,
+    AddResult, CheckRequest, Command, Failure, Interface, IpConfig, Route, delegate::Delegate, step,
 };
 use ipnet::IpNet;
-use netlink_packet_route::{
-    AddressFamily,
-    route::{RouteAttribute, RouteMessage},
-};
+use netlink_packet_route::AddressFamily;
 
 use crate::{
     config::{Config, Ipam, Masquerade, PodEnd},
@@ -25,7 +22,7 @@ use crate::{
     netns::Netns,
     object::{bridge, firewall, forwarding, masquerade, port, spoof, vlan},
     plan::{Allocated, Allocation, Plan, Surroundings, VethPlan},
-    rtnl::{Host, Index, Link, Pod, family_of, route_address},
+    rtnl::{FoundRoute, Host, Index, Link, Pod, Rtnl, family_of},
 };
 
 /// Compares the attachment with prevResult and the configuration.
@@ -37,11 +34,14 @@ pub(crate) fn check(request: &CheckRequest) -> Result<(), Error> {
         .map_err(Error::PrevResult)?
         .ok_or(Error::NoPrevResult)?;
     let (interface, ips) = ours(request, &before)?;
+    step("lease");
     check_ipam(request, &config, &ips)?;
+    step("open");
     let mut kernel = Kernel::open(&request.netns, OwnNetns::Refused)?;
     let mut differences = Vec::new();
     differences.extend(other_sandbox(&kernel.netns, interface));
     let plan = plan(request, &config, &ips)?;
+    step("bridge");
     let bridge = bridge::find(&mut kernel.host, &config.bridge)?;
     match &bridge {
         None => differences.push(format!("bridge {} is missing", config.bridge)),
@@ -53,6 +53,7 @@ pub(crate) fn check(request: &CheckRequest) -> Result<(), Error> {
             }
         }
     }
+    step("pod");
     let name = &request.attachment.interface;
     match kernel.pod.find_link(name)? {
         None => differences.push(format!("interface {name} is missing in the pod")),
@@ -68,22 +69,29 @@ pub(crate) fn check(request: &CheckRequest) -> Result<(), Error> {
             )?);
         }
     }
-    differences.extend(forwarding::check(plan.bridge.forwarding())?);
-    differences.extend(masquerade::check(&plan.masquerade)?);
-    if let Masquerade::Unknown(unusable) = &config.masquerade {
-        let why = Error::MasqueradeFile(Arc::clone(unusable)).reply();
-        differences.push(format!("the masquerade rules cannot be compared: {why}"));
-    }
-    differences.extend(firewall::check(
-        &mut kernel.host,
-        &firewall::Scope::of(&plan),
-    )?);
+    differences.extend(check_shared(&mut kernel.host, &plan, &config)?);
     bridge::note_missing_netfilter();
     if differences.is_empty() {
         Ok(())
     } else {
         Err(Error::Differences(differences))
     }
+}
+
+/// What is the same for all pods, besides the bridge.
+fn check_shared(host: &mut Rtnl<Host>, plan: &Plan, config: &Config) -> Result<Vec<String>, Error> {
+    let mut differences = Vec::new();
+    step("bridge");
+    differences.extend(forwarding::check(plan.bridge.forwarding())?);
+    step("masquerade");
+    differences.extend(masquerade::check(&plan.masquerade)?);
+    if let Masquerade::Unknown(unusable) = &config.masquerade {
+        let why = Error::MasqueradeFile(Arc::clone(unusable)).reply();
+        differences.push(format!("the masquerade rules cannot be compared: {why}"));
+    }
+    step("firewall");
+    differences.extend(firewall::check(host, &firewall::Scope::of(plan))?);
+    Ok(differences)
 }
 
 /// The pod's end in prevResult, and the addresses that it has there.
@@ -247,21 +255,12 @@ fn check_routes(
     Ok(differences)
 }
 
-fn is_route(found: &RouteMessage, expected: &Route) -> bool {
-    let mut destination = None;
-    let mut gateway = None;
-    for attribute in &found.attributes {
-        match attribute {
-            RouteAttribute::Destination(address) => destination = Some(address.clone()),
-            RouteAttribute::Gateway(address) => gateway = Some(address.clone()),
-            _ => {}
-        }
-    }
+fn is_route(found: &FoundRoute, expected: &Route) -> bool {
     let is_default = expected.dst.prefix_len() == 0;
-    let wanted = (!is_default).then(|| route_address(expected.dst.network()));
-    found.header.destination_prefix_length == expected.dst.prefix_len()
-        && destination == wanted
-        && (expected.gw.is_none() || gateway == expected.gw.map(route_address))
+    let wanted = (!is_default).then(|| expected.dst.network());
+    found.prefix_length == expected.dst.prefix_len()
+        && found.destination == wanted
+        && (expected.gw.is_none() || found.gateway == expected.gw)
 }
 
 /// What the two ends have to agree in, and what the node's end says of itself.
@@ -295,6 +294,7 @@ fn check_host_end(
     bridge: Option<&Link<Host>>,
     plan: &Plan,
 ) -> Result<Vec<String>, Error> {
+    step("veth");
     let outside = match inside.peer {
         Some(peer) => kernel.host.find_link_by_index(Index::new(peer))?,
         None => None,
@@ -317,6 +317,7 @@ fn check_host_end(
     if let Some(guard) = &plan.veth.guard
         && let (Ok(port), Some(mac)) = (name.parse(), inside.mac)
     {
+        step("spoof");
         differences.extend(spoof::check(&Guard {
             port,
             mac: Mac(mac),

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use cni_ipam::{alias::Alias, links::Links};
-use cni_protocol::{DelRequest, Failure, InterfaceName};
+use cni_protocol::{DelRequest, Failure, InterfaceName, step};
 
 use netlink_packet_route::AddressFamily;
 
@@ -43,9 +43,10 @@ const ROUNDS: usize = 8;
 /// Either all of an attachment is there or nothing. (Another IPAM has nothing to confirm: it
 /// may have released the address of an ADD that has not made its link yet.)
 pub(crate) fn del(request: &DelRequest) -> Result<(), Error> {
+    step("open");
     let mut host = kernel::open_host()?;
     if is_own(request)? {
-        return release(request, None).map(|_anything| ());
+        return release(request, None, &[]).map(|_anything| ());
     }
     let name = cni_ipam::names::host_link(&request.attachment);
     let mut found = veth::find_own(&mut host, &name, &request.attachment)?;
@@ -53,9 +54,7 @@ pub(crate) fn del(request: &DelRequest) -> Result<(), Error> {
         cni_protocol::log(&format_args!(
             "link {name} is not of {}: it stays. It is a {} with the alias \"{}\"",
             request.attachment,
-            link.kind
-                .as_ref()
-                .map_or_else(String::new, ToString::to_string),
+            link.kind.as_deref().unwrap_or_default(),
             link.alias.as_deref().unwrap_or_default(),
         ));
     }
@@ -64,11 +63,12 @@ pub(crate) fn del(request: &DelRequest) -> Result<(), Error> {
             Named::Own(link) => Some(link),
             Named::Nobody | Named::Stranger(_) => None,
         };
-        remove(request, &mut host, &name, link.as_ref())?;
-        let anything = release(request, link.as_ref())?;
+        let forgotten = remove(request, &mut host, &name, link.as_ref())?;
+        let anything = release(request, link.as_ref(), &forgotten)?;
         if link.is_none() && !anything {
             return Ok(());
         }
+        step("veth");
         found = veth::find_own(&mut host, &name, &request.attachment)?;
         if !matches!(found, Named::Own(_)) {
             return Ok(());
@@ -77,26 +77,54 @@ pub(crate) fn del(request: &DelRequest) -> Result<(), Error> {
     Err(Error::ComesBack(Box::new(request.attachment.clone())))
 }
 
-/// Removes the link and what knows its name; or the pair that another plugin made.
+/// Removes the link and what knows its name; or the pair that another plugin made. Answers
+/// the addresses whose connections are forgotten by now.
 fn remove(
     request: &DelRequest,
     host: &mut Rtnl<Host>,
     name: &InterfaceName,
     link: Option<&Link<Host>>,
-) -> Result<(), Error> {
-    match link {
-        Some(link) => {
-            if asked_for_mac(request) {
-                spoof::remove(name)?;
-                bequeath(request, link);
-            }
-            veth::remove_seen(host, link)?;
+) -> Result<Vec<IpAddr>, Error> {
+    step("veth");
+    let forgotten = if let Some(link) = link {
+        if asked_for_mac(request) {
+            step("spoof");
+            spoof::remove(name)?;
+            step("neighbour");
+            bequeath(request, link);
+            step("veth");
         }
-        None => remove_foreign(request, host)?,
-    }
+        remove_and_forget(host, link)?
+    } else {
+        remove_foreign(request, host)?;
+        Vec::new()
+    };
+    step("spoof");
     // Whatever the configuration says: it may have changed since the ADD.
     spoof::remove_of_gone(host, name)?;
-    Ok(())
+    Ok(forgotten)
+}
+
+/// Removes the link. While the kernel still waits with its answer, the connections of the
+/// addresses are forgotten that the link says it has: for IPv6 that is to read all of them.
+fn remove_and_forget(host: &mut Rtnl<Host>, link: &Link<Host>) -> Result<Vec<IpAddr>, Error> {
+    let addresses = addresses_in_alias(link).unwrap_or_default();
+    // What cannot be told now is told when the addresses are released.
+    if !conntrack::may_know(&addresses).unwrap_or(false) {
+        veth::remove_seen(host, link)?;
+        return Ok(Vec::new());
+    }
+    veth::remove_seen_and(host, link, || {
+        step("conntrack");
+        conntrack::forget(&addresses);
+        step("veth");
+    })?;
+    Ok(addresses)
+}
+
+fn addresses_in_alias(link: &Link<Host>) -> Option<Vec<IpAddr>> {
+    let alias: Alias = link.alias.as_deref()?.parse().ok()?;
+    Some(alias.addresses)
 }
 
 /// The pod's MAC address does not follow from its addresses, as far as the request tells.
@@ -134,21 +162,31 @@ fn note(told: Result<(), Error>) {
     }
 }
 
-/// Gives the addresses back, of which nothing is remembered then. Answers whether there was
-/// anything to give back, as far as that can be known.
-fn release(request: &DelRequest, link: Option<&Link<Host>>) -> Result<bool, Error> {
+/// Gives the addresses back, of which nothing is remembered then: of some it is `forgotten`
+/// already. Answers whether there was anything to give back, as far as that can be known.
+fn release(
+    request: &DelRequest,
+    link: Option<&Link<Host>>,
+    forgotten: &[IpAddr],
+) -> Result<bool, Error> {
+    step("lease");
     let holdings = ipam::holdings(&request.config, &request.attachment)?;
     let is_other_ipam =
         config::ipam_type(&request.config).is_some_and(|name| !config::is_built_in(name));
-    if is_other_ipam {
-        conntrack::forget(&addresses_of_other_ipam(request, link));
+    step("conntrack");
+    let mut addresses = if is_other_ipam {
+        addresses_of_other_ipam(request, link)
     } else {
-        conntrack::forget(&holdings.addresses);
-    }
+        holdings.addresses.clone()
+    };
+    addresses.retain(|address| !forgotten.contains(address));
+    conntrack::forget(&addresses);
     if holdings.from_host_local {
+        step("masquerade");
         // The Go plugin connected this pod: its rules go too, and the lease still goes last.
         masquerade::remove_predecessor(&request.attachment)?;
     }
+    step("lease");
     if is_other_ipam || !holdings.is_empty() {
         ipam::release(&request.config, &request.attachment, &request.plugin_path)?;
     }
@@ -158,9 +196,8 @@ fn release(request: &DelRequest, link: Option<&Link<Host>>) -> Result<bool, Erro
 /// What another IPAM gave, by what the link said; or by prevResult, but for what another
 /// attachment has by now.
 fn addresses_of_other_ipam(request: &DelRequest, link: Option<&Link<Host>>) -> Vec<IpAddr> {
-    let alias = link.and_then(|link| link.alias.as_deref()?.parse::<Alias>().ok());
-    if let Some(alias) = alias {
-        return alias.addresses;
+    if let Some(addresses) = link.and_then(addresses_in_alias) {
+        return addresses;
     }
     let Ok(Some(before)) = request.config.prev_result() else {
         return Vec::new();

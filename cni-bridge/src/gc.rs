@@ -1,7 +1,7 @@
 //! GC: of this network, nothing remains but what the runtime knows.
 
 use cni_ipam::{alias::Alias, names};
-use cni_protocol::{Command, Failure, GcRequest, ValidAttachment, delegate::Delegate};
+use cni_protocol::{Command, Failure, GcRequest, ValidAttachment, delegate::Delegate, step};
 
 use crate::{
     config::{self, Config},
@@ -27,11 +27,14 @@ pub(crate) fn gc(request: &GcRequest) -> Result<(), Error> {
         Some(valid) => {
             note(remove_links(request, valid));
             if valid.is_empty() {
+                step("masquerade");
                 note(remove_rules(request));
+                step("firewall");
                 note(remove_accepts(request));
             }
         }
     }
+    step("lease");
     note(release_leases(request));
     if failures.is_empty() {
         Ok(())
@@ -43,6 +46,7 @@ pub(crate) fn gc(request: &GcRequest) -> Result<(), Error> {
 /// Removes the pairs of attachments that are not in the list, by their alias, and what the
 /// check of what they send and connection tracking knew of them.
 fn remove_links(request: &GcRequest, valid: &[ValidAttachment]) -> Result<(), Error> {
+    step("open");
     let links = cni_ipam::links::Links::open()
         .and_then(|mut links| links.aliases())
         .map_err(Error::Connect)?;
@@ -54,10 +58,13 @@ fn remove_links(request: &GcRequest, valid: &[ValidAttachment]) -> Result<(), Er
             && !is_valid
             && let Ok(name) = name.parse()
         {
+            step("veth");
             failed = veth::remove(&mut host, &name).err().or(failed);
+            step("conntrack");
             conntrack::forget(&alias.addresses);
         }
     }
+    step("spoof");
     failed = spoof::collect_garbage(&mut host).err().or(failed);
     failed.map_or(Ok(()), Err)
 }

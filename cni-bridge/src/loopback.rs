@@ -8,7 +8,7 @@ use cni_protocol::{
     AddRequest, AddResult, CheckRequest, DelRequest, GcRequest, Interface, InterfaceName, IpConfig,
     Plugin, StatusRequest,
 };
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_packet_route::AddressFamily;
 use rtnetlink::LinkUnspec;
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     kernel::{Kernel, OwnNetns},
     mac::Mac,
     netns,
-    rtnl::{Link, Pod, change},
+    rtnl::{Link, Message, Pod, change},
 };
 
 /// The name by which the executable has to be called.
@@ -107,7 +107,7 @@ fn set_up(kernel: &mut Kernel, lo: &Link<Pod>, up: bool) -> Result<(), Error> {
     let operation = format!("bring interface {INTERFACE} {direction}");
     Ok(kernel.pod.execute(vec![change(
         operation,
-        RouteNetlinkMessage::SetLink(message.build()),
+        Message::SetLink(message.build()),
         0,
     )])?)
 }

@@ -2,22 +2,33 @@
 //!
 //! Each function makes one exchange. Nothing here decides what should exist.
 
+mod address;
+mod link;
+mod message;
+mod route;
+
 use std::{io, marker::PhantomData, net::IpAddr};
 
 use cni_protocol::InterfaceName;
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NetlinkDeserializable, NetlinkHeader};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressFlags, AddressMessage},
-    link::{
-        AfSpecBridge, BridgeVlanInfo, InfoData, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags,
-        LinkInfo, LinkMessage, State,
-    },
+    AddressFamily,
+    address::AddressMessage,
+    link::{BridgeVlanInfo, LinkAttribute, LinkExtentMask, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage},
 };
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    libc::{RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE},
+};
 
+pub(crate) use self::{
+    address::Address,
+    link::Link,
+    message::Message,
+    route::{FoundRoute, Hop},
+};
 use crate::netlink::{Answer, Cause, Error, Reply, Request, Socket};
 
 /// Ask for the message that the kernel would send to listeners: it has the new link's index.
@@ -72,67 +83,11 @@ impl<N> Index<N> {
     }
 }
 
-/// A link that was there, in the namespace `N`, when we looked.
-#[derive(Clone, Debug)]
-pub(crate) struct Link<N> {
-    pub(crate) index: Index<N>,
-    pub(crate) name: String,
-    pub(crate) kind: Option<InfoKind>,
-    pub(crate) mac: Option<[u8; 6]>,
-    /// In bytes.
-    pub(crate) mtu: u32,
-    pub(crate) up: bool,
-    /// Packets pass: it is up, has a carrier, and the kernel has taken note of both.
-    pub(crate) operational: bool,
-    /// `IFF_PROMISC` was set on the link itself, not by a capture.
-    pub(crate) promiscuous: bool,
-    pub(crate) master: Option<u32>,
-    /// The other end of a veth pair, as a number in that end's namespace.
-    pub(crate) peer: Option<u32>,
-    pub(crate) alias: Option<String>,
-    /// The bridge hands its packets to iptables: (IPv4, IPv6). `None` for other kinds.
-    pub(crate) netfilter_calls: Option<(bool, bool)>,
-    pub(crate) vlan_filtering: Option<bool>,
-    /// The VLAN that a bridge makes its new ports members of; 0 for none.
-    pub(crate) default_vlan: Option<u16>,
-    pub(crate) port: PortFlags,
-}
-
-/// What a link says of itself as a port of a bridge; `None` where it is none.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct PortFlags {
-    pub(crate) forwarding: Option<bool>,
-    pub(crate) hairpin: Option<bool>,
-    pub(crate) isolated: Option<bool>,
-    /// Which frames to 01:80:c2:00:00:0X it passes on like others (`group_fwd_mask`).
-    pub(crate) passed_on: Option<u16>,
-}
-
-/// An address on a link.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Address {
-    pub(crate) net: IpNet,
-    /// Duplicate address detection is under way.
-    pub(crate) tentative: bool,
-    /// Duplicate address detection found another host with it.
-    pub(crate) duplicate: bool,
-    /// It was given without duplicate address detection.
-    pub(crate) immediate: bool,
-}
-
-/// Where a route leads next.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Hop<N> {
-    pub(crate) link: Index<N>,
-    /// `None` where the destination is on the link itself.
-    pub(crate) gateway: Option<IpAddr>,
-}
-
 /// A request with its words, before it gets its place in a datagram.
-pub(crate) type RouteRequest = Request<RouteNetlinkMessage>;
+pub(crate) type RouteRequest = Request<Message>;
 
 /// A request that changes something.
-pub(crate) fn change(operation: String, message: RouteNetlinkMessage, flags: u16) -> RouteRequest {
+pub(crate) fn change(operation: String, message: Message, flags: u16) -> RouteRequest {
     Request {
         message,
         flags,
@@ -177,16 +132,12 @@ impl<N> Rtnl<N> {
     ) -> Result<Option<Link<N>>, Error> {
         // The echo comes before the last steps (`rtnl_newlink_create()`): that they succeeded
         // too is in the acknowledgement after it.
-        let request = change(
-            operation,
-            RouteNetlinkMessage::NewLink(message),
-            CREATE | NLM_F_ECHO,
-        );
+        let request = change(operation, Message::NewLink(message), CREATE | NLM_F_ECHO);
         let mut created = None;
         self.socket.execute(vec![request], |reply| {
-            if let Some(RouteNetlinkMessage::NewLink(message)) = parse(&reply) {
-                created = Some(Link::new(&message));
-            }
+            created = body(&reply, RTM_NEWLINK)
+                .and_then(Link::read)
+                .or(created.take());
         })?;
         Ok(created)
     }
@@ -224,14 +175,8 @@ impl<N> Rtnl<N> {
         message
             .attributes
             .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        let message = RouteNetlinkMessage::GetLink(message);
-        let mut links = Vec::new();
-        self.dump("list the links", &message, &mut |message| {
-            if let RouteNetlinkMessage::NewLink(message) = message {
-                links.push(Link::new(&message));
-            }
-        })?;
-        Ok(links)
+        let message = Message::GetLink(message);
+        self.dump("list the links", &message, RTM_NEWLINK, Link::read)
     }
 
     fn get_link(
@@ -242,7 +187,7 @@ impl<N> Rtnl<N> {
         message
             .attributes
             .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        let message = RouteNetlinkMessage::GetLink(message);
+        let message = Message::GetLink(message);
         let request = Request {
             message,
             flags: 0,
@@ -251,9 +196,9 @@ impl<N> Rtnl<N> {
         };
         let mut found = None;
         let outcome = self.socket.execute(vec![request], |reply| {
-            if let Some(RouteNetlinkMessage::NewLink(message)) = parse(&reply) {
-                found = Some(Link::new(&message));
-            }
+            found = body(&reply, RTM_NEWLINK)
+                .and_then(Link::read)
+                .or(found.take());
         });
         match outcome {
             Err(error) if error.is_absent() => Ok(None),
@@ -271,16 +216,10 @@ impl<N> Rtnl<N> {
         let mut message = AddressMessage::default();
         message.header.family = family;
         message.header.index = link.number;
-        let message = RouteNetlinkMessage::GetAddress(message);
+        let message = Message::GetAddress(message);
         let operation = format!("list the addresses of link number {}", link.number);
-        let mut found = Vec::new();
-        self.dump(&operation, &message, &mut |message| {
-            if let RouteNetlinkMessage::NewAddress(message) = message
-                && message.header.index == link.number
-            {
-                found.extend(address(&message));
-            }
-        })?;
+        let mut found = self.dump(&operation, &message, RTM_NEWADDR, Address::read)?;
+        found.retain(|address| address.link == link.number);
         Ok(found)
     }
 
@@ -291,20 +230,11 @@ impl<N> Rtnl<N> {
     ) -> Result<Vec<(Index<N>, IpNet)>, Error> {
         let mut message = AddressMessage::default();
         message.header.family = family;
-        let message = RouteNetlinkMessage::GetAddress(message);
-        let mut found = Vec::new();
-        self.dump(
-            "list the addresses of all links",
-            &message,
-            &mut |message| {
-                if let RouteNetlinkMessage::NewAddress(message) = message
-                    && let Some(address) = address(&message)
-                {
-                    found.push((Index::new(message.header.index), address.net));
-                }
-            },
-        )?;
-        Ok(found)
+        let message = Message::GetAddress(message);
+        let operation = "list the addresses of all links";
+        let found = self.dump(operation, &message, RTM_NEWADDR, Address::read)?;
+        let with_link = |address: Address| (Index::new(address.link), address.net);
+        Ok(found.into_iter().map(with_link).collect())
     }
 
     /// The ports of a bridge.
@@ -314,14 +244,9 @@ impl<N> Rtnl<N> {
             LinkAttribute::Controller(bridge.number),
             LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
         ];
-        let message = RouteNetlinkMessage::GetLink(message);
+        let message = Message::GetLink(message);
         let operation = format!("list the ports of bridge number {}", bridge.number);
-        let mut found = Vec::new();
-        self.dump(&operation, &message, &mut |message| {
-            if let RouteNetlinkMessage::NewLink(message) = message {
-                found.push(Link::new(&message));
-            }
-        })?;
+        let mut found: Vec<Link<N>> = self.dump(&operation, &message, RTM_NEWLINK, Link::read)?;
         // Kernels without filters answer with all links.
         found.retain(|link| link.master == Some(bridge.number));
         Ok(found)
@@ -335,17 +260,11 @@ impl<N> Rtnl<N> {
         message.attributes.push(LinkAttribute::ExtMask(vec![
             LinkExtentMask::BrvlanCompressed,
         ]));
-        let message = RouteNetlinkMessage::GetLink(message);
+        let message = Message::GetLink(message);
         let operation = format!("list the VLANs of bridge port number {}", port.number);
-        let mut found = Vec::new();
-        self.dump(&operation, &message, &mut |message| {
-            if let RouteNetlinkMessage::NewLink(message) = message
-                && message.header.index == port.number
-            {
-                found.extend(vlans(&message));
-            }
-        })?;
-        Ok(found)
+        let read = |body: &[u8]| Some(link::vlans(body, port.number));
+        let found = self.dump(&operation, &message, RTM_NEWLINK, read)?;
+        Ok(found.concat())
     }
 
     /// The routes of all tables that leave by one link.
@@ -353,19 +272,13 @@ impl<N> Rtnl<N> {
         &mut self,
         link: Index<N>,
         family: AddressFamily,
-    ) -> Result<Vec<RouteMessage>, Error> {
+    ) -> Result<Vec<FoundRoute>, Error> {
         let mut message = RouteMessage::default();
         message.header.address_family = family;
         message.attributes.push(RouteAttribute::Oif(link.number));
-        let message = RouteNetlinkMessage::GetRoute(message);
+        let message = Message::GetRoute(message);
         let operation = format!("list the routes of link number {}", link.number);
-        let mut found = Vec::new();
-        self.dump(&operation, &message, &mut |message| {
-            if let RouteNetlinkMessage::NewRoute(message) = message {
-                found.push(message);
-            }
-        })?;
-        Ok(found)
+        self.dump(&operation, &message, RTM_NEWROUTE, FoundRoute::read)
     }
 
     /// Where a packet to `destination` would go next, if there is a route.
@@ -377,7 +290,7 @@ impl<N> Rtnl<N> {
             .attributes
             .push(RouteAttribute::Destination(route_address(destination)));
         let operation = format!("look up the route to {destination}");
-        let message = RouteNetlinkMessage::GetRoute(message);
+        let message = Message::GetRoute(message);
         let request = Request {
             message,
             flags: 0,
@@ -386,8 +299,8 @@ impl<N> Rtnl<N> {
         };
         let mut found = None;
         let outcome = self.socket.exchange(vec![request], |reply| {
-            if let Some(RouteNetlinkMessage::NewRoute(message)) = parse(&reply) {
-                found = hop(&message);
+            if let Some(route) = body(&reply, RTM_NEWROUTE).and_then(FoundRoute::read) {
+                found = route.hop();
             }
         })?;
         // Whatever the reason (ENETUNREACH, a blackhole, no IPv6): there is no way out.
@@ -399,192 +312,51 @@ impl<N> Rtnl<N> {
     }
 
     /// Reads a list, again when it changed meanwhile.
-    fn dump(
+    fn dump<T>(
         &mut self,
         operation: &str,
-        message: &RouteNetlinkMessage,
-        on_message: &mut dyn FnMut(RouteNetlinkMessage),
-    ) -> Result<(), Error> {
+        message: &Message,
+        message_type: u16,
+        read: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
         if !self.filtered {
             self.socket.filter_dumps();
             self.filtered = true;
         }
         let mut attempt = 1;
         loop {
-            let mut messages = Vec::new();
-            let message = message.clone();
-            let operation = operation.to_owned();
+            let mut found = Vec::new();
             let request = Request {
-                message,
+                message: message.clone(),
                 flags: 0,
                 answer: Answer::Dump,
-                operation,
+                operation: operation.to_owned(),
             };
-            let outcome = self
-                .socket
-                .execute(vec![request], |reply| messages.extend(parse(&reply)));
+            let outcome = self.socket.execute(vec![request], |reply| {
+                found.extend(body(&reply, message_type).and_then(&read));
+            });
             match outcome {
                 Err(Error {
                     cause: Cause::Interrupted,
                     ..
                 }) if attempt < DUMP_ATTEMPTS => attempt += 1,
                 Err(error) => return Err(error),
-                Ok(()) => {
-                    messages.into_iter().for_each(on_message);
-                    return Ok(());
-                }
+                Ok(()) => return Ok(found),
             }
         }
     }
 }
 
-/// A message of a dump or an answer; `None` for what this program has no use for.
-fn parse(reply: &Reply<'_>) -> Option<RouteNetlinkMessage> {
-    let mut header = NetlinkHeader::default();
-    header.message_type = reply.message_type;
-    RouteNetlinkMessage::deserialize(&header, reply.payload).ok()
+/// What a message of this type says.
+fn body<'a>(reply: &Reply<'a>, message_type: u16) -> Option<&'a [u8]> {
+    (reply.message_type == message_type).then_some(reply.payload)
 }
 
-impl<N> Link<N> {
-    fn new(message: &LinkMessage) -> Self {
-        let mut link = Self {
-            index: Index::new(message.header.index),
-            name: String::new(),
-            kind: None,
-            mac: None,
-            mtu: 0,
-            up: message.header.flags.contains(LinkFlags::Up),
-            operational: false,
-            promiscuous: message.header.flags.contains(LinkFlags::Promisc),
-            master: None,
-            peer: None,
-            alias: None,
-            netfilter_calls: None,
-            vlan_filtering: None,
-            default_vlan: None,
-            port: PortFlags::default(),
-        };
-        for attribute in &message.attributes {
-            link.take(attribute);
-        }
-        // A bridge that always had its carrier is never seen to get it (`netif_oper_up()`).
-        let state = LinkAttribute::OperState(State::Unknown);
-        let carrier = message.header.flags.contains(LinkFlags::LowerUp);
-        link.operational |= carrier && message.attributes.contains(&state);
-        link
-    }
-
-    fn take(&mut self, attribute: &LinkAttribute) {
-        match attribute {
-            LinkAttribute::IfName(name) => self.name.clone_from(name),
-            LinkAttribute::Address(mac) => self.mac = mac.as_slice().try_into().ok(),
-            LinkAttribute::Mtu(mtu) => self.mtu = *mtu,
-            LinkAttribute::OperState(state) => self.operational = *state == State::Up,
-            LinkAttribute::Controller(index) => self.master = Some(*index),
-            LinkAttribute::Link(index) => self.peer = Some(*index),
-            LinkAttribute::IfAlias(alias) => self.alias = Some(alias.clone()),
-            LinkAttribute::LinkInfo(infos) => infos.iter().for_each(|info| self.take_info(info)),
-            _ => {}
-        }
-    }
-
-    fn take_info(&mut self, info: &LinkInfo) {
-        use netlink_packet_route::link::{
-            BridgePortState, InfoBridge, InfoBridgePort, InfoPortData,
-        };
-        match info {
-            LinkInfo::Kind(kind) => self.kind = Some(kind.clone()),
-            LinkInfo::Data(InfoData::Bridge(options)) => {
-                let mut calls = (false, false);
-                for option in options {
-                    match option {
-                        InfoBridge::NfCallIpTables(on) => calls.0 = *on,
-                        InfoBridge::NfCallIp6Tables(on) => calls.1 = *on,
-                        InfoBridge::VlanFiltering(on) => self.vlan_filtering = Some(*on),
-                        InfoBridge::VlanDefaultPvid(vlan) => self.default_vlan = Some(*vlan),
-                        _ => {}
-                    }
-                }
-                self.netfilter_calls = Some(calls);
-            }
-            LinkInfo::PortData(InfoPortData::BridgePort(options)) => {
-                for option in options {
-                    match option {
-                        InfoBridgePort::State(state) => {
-                            self.port.forwarding = Some(*state == BridgePortState::Forwarding);
-                        }
-                        InfoBridgePort::HairpinMode(on) => self.port.hairpin = Some(*on),
-                        InfoBridgePort::Isolated(on) => self.port.isolated = Some(*on),
-                        InfoBridgePort::GroupFwdMask(mask) => self.port.passed_on = Some(*mask),
-                        _ => {}
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-
-    pub(crate) fn is_bridge(&self) -> bool {
-        self.kind == Some(InfoKind::Bridge)
-    }
-
-    pub(crate) fn is_veth(&self) -> bool {
-        self.kind == Some(InfoKind::Veth)
-    }
-}
-
-fn vlans(message: &LinkMessage) -> Vec<BridgeVlanInfo> {
-    let mut found = Vec::new();
-    for attribute in &message.attributes {
-        if let LinkAttribute::AfSpecBridge(specifics) = attribute {
-            found.extend(specifics.iter().filter_map(|specific| match specific {
-                AfSpecBridge::VlanInfo(info) => Some(*info),
-                _ => None,
-            }));
-        }
-    }
-    found
-}
-
-fn address(message: &AddressMessage) -> Option<Address> {
-    let mut local = None;
-    let mut net = None;
-    let mut flags = AddressFlags::empty();
-    for attribute in &message.attributes {
-        match attribute {
-            // On a point-to-point link IFA_ADDRESS is the other side; the own one wins.
-            AddressAttribute::Local(address) => local = Some(*address),
-            AddressAttribute::Address(address) => net = Some(*address),
-            AddressAttribute::Flags(found) => flags = *found,
-            _ => {}
-        }
-    }
-    let net = IpNet::new(local.or(net)?, message.header.prefix_len).ok()?;
-    let duplicate = flags.contains(AddressFlags::Dadfailed);
-    Some(Address {
-        net,
-        tentative: flags.contains(AddressFlags::Tentative),
-        duplicate,
-        immediate: flags.contains(AddressFlags::Nodad),
-    })
-}
-
-fn hop<N>(message: &RouteMessage) -> Option<Hop<N>> {
-    let mut link = None;
-    let mut gateway = None;
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Oif(number) => link = Some(Index::new(*number)),
-            RouteAttribute::Gateway(RouteAddress::Inet(address)) => {
-                gateway = Some((*address).into());
-            }
-            RouteAttribute::Gateway(RouteAddress::Inet6(address)) => {
-                gateway = Some((*address).into());
-            }
-            _ => {}
-        }
-    }
-    link.map(|link| Hop { link, gateway })
+/// An address of either family.
+fn ip(value: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(value).map(IpAddr::from);
+    v4.or_else(|_longer| <[u8; 16]>::try_from(value).map(IpAddr::from))
+        .ok()
 }
 
 pub(crate) fn family_of(address: IpAddr) -> AddressFamily {

@@ -2,7 +2,9 @@
 //!
 //! containerd asks every few seconds, and makes the node `NotReady` when the answer is no.
 
-use cni_protocol::{Args, Code, Command, Failure, NetworkName, StatusRequest, delegate::Delegate};
+use cni_protocol::{
+    Args, Code, Command, Failure, NetworkName, StatusRequest, delegate::Delegate, step,
+};
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 
@@ -24,6 +26,7 @@ use crate::{
 /// for one, a free network for the pods, and nftables where rules are wanted.
 pub(crate) fn status(request: &StatusRequest) -> Result<(), Error> {
     let config = Config::parse(&request.config, &Args::default())?;
+    step("lease");
     match &config.ipam {
         Ipam::None => {}
         Ipam::BuiltIn(ipam) => cni_ipam::status(ipam, request.config.name())
@@ -32,10 +35,14 @@ pub(crate) fn status(request: &StatusRequest) -> Result<(), Error> {
             Delegate::find(name, &request.plugin_path)?.call(Command::Status, &request.config)?;
         }
     }
+    step("open");
     let mut host = kernel::open_host().map_err(not_ready)?;
+    step("bridge");
     let found = bridge::find(&mut host, &config.bridge).map_err(not_ready)?;
     look_at_gateways(&mut host, &config, found.as_ref()).map_err(not_ready)?;
+    step("masquerade");
     check_masquerade(&config, request.config.name()).map_err(not_ready)?;
+    step("firewall");
     bridge::note_missing_netfilter();
     if let Err(error) = note_firewall(request, &config, &mut host, found.as_ref()) {
         let error = error.reply();

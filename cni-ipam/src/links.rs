@@ -4,20 +4,23 @@ use std::{fs, io, os::unix::fs::MetadataExt};
 
 use cni_protocol::InterfaceName;
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
-};
-use netlink_packet_route::{
-    RouteNetlinkMessage,
-    link::{LinkAttribute, LinkExtentMask, LinkMessage},
+    DecodeError, DefaultNla, Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST,
+    NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+    NlasIterator,
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
-use nix::libc;
+use nix::libc::{self, IFLA_EXT_MASK, IFLA_IFALIAS, IFLA_IFNAME, RTM_GETLINK, RTM_NEWLINK};
 
 use crate::alias::Alias;
 
 /// How often a dump that was disturbed by a change is begun again.
 const DUMP_ATTEMPTS: u32 = 20;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+/// `struct ifinfomsg`; one of zeros is any link.
+const HEADER: usize = 16;
+/// `RTEXT_FILTER_SKIP_STATS`: counters of hundreds of links would be most of the answer.
+const SKIP_STATS: u32 = 1 << 3;
 
 /// A route socket in the network namespace of the thread that opened it.
 pub struct Links {
@@ -57,19 +60,18 @@ impl Links {
 
     /// Whether there is a link of this name.
     pub fn exists(&mut self, name: &InterfaceName) -> io::Result<bool> {
-        let name = LinkAttribute::IfName(name.to_string());
+        let text = [name.as_str().as_bytes(), &[0]].concat();
+        let name = DefaultNla::new(IFLA_IFNAME, text);
         self.send(vec![name], NLM_F_REQUEST | NLM_F_ACK)?;
         let mut there = false;
         loop {
             for message in self.receive()? {
-                match message.payload {
-                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(_)) => there = true,
-                    NetlinkPayload::Error(answer) => match answer.raw_code() {
-                        0 => return Ok(there),
-                        code if -code == libc::ENODEV => return Ok(false),
-                        code => return Err(io::Error::from_raw_os_error(-code)),
-                    },
-                    _ => {}
+                match message {
+                    Message::Link(_) => there = true,
+                    Message::Error(0) => return Ok(there),
+                    Message::Error(libc::ENODEV) => return Ok(false),
+                    Message::Error(code) => return Err(io::Error::from_raw_os_error(code)),
+                    Message::Done | Message::Disturbed => {}
                 }
             }
         }
@@ -104,33 +106,26 @@ impl Links {
         let mut disturbed = false;
         loop {
             for message in self.receive()? {
-                disturbed |= message.header.flags & NLM_F_DUMP_INTR != 0;
-                match message.payload {
-                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
-                        links.push(describe(link));
-                    }
-                    NetlinkPayload::Done(_) if disturbed => return Ok(Dump::Disturbed),
-                    NetlinkPayload::Done(_) => return Ok(Dump::Complete(links)),
-                    NetlinkPayload::Error(answer) => {
-                        return Err(io::Error::from_raw_os_error(-answer.raw_code()));
-                    }
-                    _ => {}
+                match message {
+                    Message::Link(link) => links.push(link),
+                    Message::Disturbed => disturbed = true,
+                    Message::Done if disturbed => return Ok(Dump::Disturbed),
+                    Message::Done => return Ok(Dump::Complete(links)),
+                    Message::Error(code) => return Err(io::Error::from_raw_os_error(code)),
                 }
             }
         }
     }
 
-    fn send(&mut self, attributes: Vec<LinkAttribute>, flags: u16) -> io::Result<()> {
-        let mut link = LinkMessage::default();
-        link.attributes = attributes;
-        // Counters of hundreds of links would be most of the answer.
-        link.attributes
-            .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    fn send(&mut self, mut attributes: Vec<DefaultNla>, flags: u16) -> io::Result<()> {
+        let mask = SKIP_STATS.to_ne_bytes().to_vec();
+        attributes.push(DefaultNla::new(IFLA_EXT_MASK, mask));
         let mut header = NetlinkHeader::default();
         header.flags = flags;
         self.sequence += 1;
         header.sequence_number = self.sequence;
-        let mut message = NetlinkMessage::new(header, RouteNetlinkMessage::GetLink(link).into());
+        let mut message =
+            NetlinkMessage::new(header, NetlinkPayload::InnerMessage(GetLink(attributes)));
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
@@ -139,7 +134,7 @@ impl Links {
     }
 
     /// The messages of one datagram that answer the last request.
-    fn receive(&mut self) -> io::Result<Vec<NetlinkMessage<RouteNetlinkMessage>>> {
+    fn receive(&mut self) -> io::Result<Vec<Message>> {
         let (bytes, _) = loop {
             match self.socket.recv_from_full() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -149,29 +144,87 @@ impl Links {
         let mut messages = Vec::new();
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
-            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-            // Messages are aligned to four bytes (NLMSG_ALIGN).
-            let length = (message.header.length as usize).next_multiple_of(4);
-            rest = rest.get(length.max(4)..).unwrap_or_default();
-            if message.header.sequence_number == self.sequence {
-                messages.push(message);
+            let message = NetlinkBuffer::new_checked(rest).map_err(invalid)?;
+            if message.sequence_number() == self.sequence {
+                if message.flags() & NLM_F_DUMP_INTR != 0 {
+                    messages.push(Message::Disturbed);
+                }
+                messages.extend(read(message.message_type(), message.payload())?);
             }
+            // Messages are aligned to four bytes (NLMSG_ALIGN).
+            let length = (message.length() as usize).next_multiple_of(4);
+            rest = rest.get(length.max(4)..).unwrap_or_default();
         }
         Ok(messages)
     }
 }
 
-fn describe(message: LinkMessage) -> Link {
+/// A request for one link or, in a dump, for all. The library's own type for messages of
+/// links would make this executable a third larger.
+#[derive(Debug)]
+struct GetLink(Vec<DefaultNla>);
+
+impl NetlinkSerializable for GetLink {
+    fn message_type(&self) -> u16 {
+        RTM_GETLINK
+    }
+
+    fn buffer_len(&self) -> usize {
+        HEADER + self.0.as_slice().buffer_len()
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        if let Some(place) = buffer.get_mut(HEADER..) {
+            self.0.as_slice().emit(place);
+        }
+    }
+}
+
+/// What an answer is made of.
+#[derive(Debug)]
+enum Message {
+    Link(Link),
+    /// Links came or went while the dump was made.
+    Disturbed,
+    /// The end of a dump.
+    Done,
+    /// An error number; 0 when all went well.
+    Error(i32),
+}
+
+fn read(message_type: u16, payload: &[u8]) -> io::Result<Option<Message>> {
+    Ok(match message_type {
+        RTM_NEWLINK => Some(Message::Link(describe(payload)?)),
+        NLMSG_DONE => Some(Message::Done),
+        NLMSG_ERROR => {
+            let code = payload.first_chunk().copied().map(i32::from_ne_bytes);
+            Some(Message::Error(-code.unwrap_or(-libc::EBADMSG)))
+        }
+        _ => None,
+    })
+}
+
+fn describe(payload: &[u8]) -> io::Result<Link> {
     let mut link = Link::default();
-    for attribute in message.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => link.name = name,
-            LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
+    for attribute in NlasIterator::new(payload.get(HEADER..).unwrap_or_default()) {
+        let attribute = attribute.map_err(invalid)?;
+        match attribute.kind() {
+            IFLA_IFNAME => link.name = text(attribute.value()),
+            IFLA_IFALIAS => link.alias = Some(text(attribute.value())),
             _ => {}
         }
     }
-    link
+    Ok(link)
+}
+
+/// A string without its terminating NUL.
+fn text(value: &[u8]) -> String {
+    let text = value.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
+}
+
+fn invalid(error: DecodeError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 /// The inode of the network namespace of the calling thread.

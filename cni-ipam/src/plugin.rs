@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use cni_ipam::{Config, ConfigError, Lease, Maker, data_dir};
 use cni_protocol::{
     AddRequest, AddResult, Attachment, CheckRequest, Code, DecodeError, DelRequest, Failure,
-    GcRequest, IpConfig, Plugin, StatusRequest,
+    GcRequest, IpConfig, Plugin, StatusRequest, step,
 };
 
 use crate::netns;
@@ -52,6 +52,7 @@ impl Plugin for Ipam {
 
     fn add(&self, request: &AddRequest) -> Result<AddResult, Error> {
         let config = Config::parse(&request.config, &request.args)?;
+        step("lease");
         let pod = request.args.pod();
         let leased = cni_ipam::lease(&config, &request.attachment, Maker::Other, pod.as_deref())?;
         if !leased.fresh {
@@ -66,6 +67,7 @@ impl Plugin for Ipam {
     }
 
     fn del(&self, request: &DelRequest) -> Result<(), Error> {
+        step("lease");
         let data_dir = data_dir(&request.config);
         Ok(cni_ipam::release(&data_dir, &request.attachment)?)
     }
@@ -84,11 +86,13 @@ impl Plugin for Ipam {
             .map(|ip| ip.address.addr())
             .filter(ours)
             .collect();
+        step("lease");
         let data_dir = data_dir(&request.config);
         Ok(cni_ipam::check(&data_dir, &request.attachment, &expected)?)
     }
 
     fn gc(&self, request: &GcRequest) -> Result<(), Error> {
+        step("lease");
         let data_dir = data_dir(&request.config);
         let valid = request.valid.as_deref();
         let report = cni_ipam::gc(&data_dir, request.config.name(), valid)?;
@@ -104,6 +108,7 @@ impl Plugin for Ipam {
 
     fn status(&self, request: &StatusRequest) -> Result<(), Error> {
         let config = Config::parse(&request.config, &cni_protocol::Args::default())?;
+        step("lease");
         Ok(cni_ipam::status(&config, request.config.name())?)
     }
 }

@@ -20,6 +20,9 @@ readonly NFPM_VERSION=v2.44.2
 GO_TOOLS=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/cni-bridge-tests/bin
 readonly GO_TOOLS
 
+# In bytes, of a release build.
+readonly LARGEST_EXECUTABLE=3000000
+
 # Colours are for people: a file or CI gets plain text.
 if [[ -t 1 && ${TERM:-dumb} != dumb && -z ${NO_COLOR:-} ]]; then
     BOLD=$'\e[1m' DIM=$'\e[2m' GREEN=$'\e[32m' RED=$'\e[31m' RESET=$'\e[0m'
@@ -46,6 +49,16 @@ executables_dir() {
     target_dir=$(cd "$ROOT" && cargo metadata --format-version 1 --no-deps |
         sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
     printf '%s/%s/%s\n' "$target_dir" "$(cd "$ROOT" && rustc --print host-tuple)" "$1"
+}
+
+# check_sizes <directory>: a node loads the file anew for each call, so it has to stay small.
+check_sizes() {
+    local name size
+    for name in cni-bridge cni-ipam; do
+        size=$(stat --format %s "$1/$name")
+        ((size <= LARGEST_EXECUTABLE)) ||
+            die "$name has become too large: $size bytes, at most $LARGEST_EXECUTABLE are allowed"
+    done
 }
 
 # own_namespaces <options of unshare(1)>: sets NAMESPACES to the command that gives a

@@ -4,12 +4,9 @@ use std::net::IpAddr;
 
 use cni_protocol::InterfaceName;
 use ipnet::IpNet;
-use netlink_packet_route::{
-    RouteNetlinkMessage,
-    address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
-};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 
-use crate::rtnl::{CREATE, Index, RouteRequest, change, family_of};
+use crate::rtnl::{CREATE, Index, Message, RouteRequest, change, family_of};
 
 /// Puts an address on a link that must not have it yet.
 ///
@@ -34,7 +31,7 @@ pub(crate) fn create<N>(
     }
     change(
         format!("add address {net} to {link}"),
-        RouteNetlinkMessage::NewAddress(message),
+        Message::NewAddress(message),
         CREATE,
     )
 }
@@ -42,11 +39,7 @@ pub(crate) fn create<N>(
 /// Takes an address from a link.
 pub(crate) fn remove<N>(link: &InterfaceName, index: Index<N>, net: IpNet) -> RouteRequest {
     let operation = format!("remove address {net} from {link}");
-    change(
-        operation,
-        RouteNetlinkMessage::DelAddress(message(index, net)),
-        0,
-    )
+    change(operation, Message::DelAddress(message(index, net)), 0)
 }
 
 fn message<N>(index: Index<N>, net: IpNet) -> AddressMessage {

@@ -2,9 +2,8 @@
 
 use cni_ipam::alias::Alias;
 use cni_protocol::InterfaceName;
-use netlink_packet_route::{
-    RouteNetlinkMessage,
-    link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+use netlink_packet_route::link::{
+    InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage,
 };
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec};
 
@@ -13,7 +12,7 @@ use crate::{
     mac::Mac,
     object::{gateway, veth, vlan},
     plan::BridgePlan,
-    rtnl::{Host, Link, RouteRequest, Rtnl, change},
+    rtnl::{Host, Link, Message, RouteRequest, Rtnl, change},
     sysctl::{self, Sysctl},
 };
 
@@ -193,8 +192,7 @@ fn is_of_pod(port: &Link<Host>) -> bool {
 fn differences(link: &Link<Host>, plan: &BridgePlan, unfixed: Option<Mac>) -> Vec<RouteRequest> {
     let name = &plan.name;
     let by_index = || LinkUnspec::new_with_index(link.index.number);
-    let set =
-        |operation: String, message| change(operation, RouteNetlinkMessage::SetLink(message), 0);
+    let set = |operation: String, message| change(operation, Message::SetLink(message), 0);
     let mut requests = Vec::new();
     if !link.up {
         requests.push(set(
@@ -249,7 +247,7 @@ fn options(operation: String, link: &Link<Host>, options: Vec<InfoBridge>) -> Ro
         LinkInfo::Kind(InfoKind::Bridge),
         LinkInfo::Data(InfoData::Bridge(options)),
     ]));
-    change(operation, RouteNetlinkMessage::NewLink(message), 0)
+    change(operation, Message::NewLink(message), 0)
 }
 
 /// What became of a bridge that no pod needs.

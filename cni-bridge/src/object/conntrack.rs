@@ -31,7 +31,7 @@ pub(crate) fn forget(addresses: &[IpAddr]) {
 }
 
 fn try_to_forget(addresses: &[IpAddr]) -> Result<(), Error> {
-    if addresses.is_empty() || !is_anything_tracked()? {
+    if !may_know(addresses)? {
         return Ok(());
     }
     let mut table = Ctnetlink::open().map_err(Error::Connect)?;
@@ -41,8 +41,12 @@ fn try_to_forget(addresses: &[IpAddr]) -> Result<(), Error> {
     Ok(())
 }
 
-/// There is connection tracking in this namespace, and it knows of a connection.
-fn is_anything_tracked() -> Result<bool, Error> {
+/// There may be something to forget: connection tracking in this namespace knows of some
+/// connection.
+pub(crate) fn may_know(addresses: &[IpAddr]) -> Result<bool, Error> {
+    if addresses.is_empty() {
+        return Ok(false);
+    }
     let count = sysctl::read(&Sysctl::ConntrackCount)?;
     Ok(count.is_some_and(|count| count != "0"))
 }

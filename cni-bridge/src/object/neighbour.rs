@@ -9,14 +9,14 @@ use std::net::IpAddr;
 
 use cni_protocol::InterfaceName;
 use ipnet::IpNet;
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_packet_route::AddressFamily;
 use rtnetlink::LinkUnspec;
 
 use crate::{
     error::Error,
     kernel::Kernel,
     mac::Mac,
-    rtnl::{Index, Link, Pod, change},
+    rtnl::{Index, Link, Message, Pod, change},
     sysctl::{self, Sysctl},
 };
 
@@ -88,6 +88,6 @@ fn tell(
         .address(mac.0.to_vec())
         .build();
     let operation = format!("announce that {interface} has MAC address {mac}");
-    let request = change(operation, RouteNetlinkMessage::SetLink(message), 0);
+    let request = change(operation, Message::SetLink(message), 0);
     Ok(kernel.pod.execute(vec![request])?)
 }

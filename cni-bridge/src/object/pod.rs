@@ -6,7 +6,7 @@ use std::{
 };
 
 use cni_protocol::InterfaceName;
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_packet_route::AddressFamily;
 use rtnetlink::LinkUnspec;
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     netns::Netns,
     object::{address, route},
     plan::PodPlan,
-    rtnl::{Index, Pod, change},
+    rtnl::{Index, Message, Pod, change},
     sysctl,
 };
 
@@ -51,7 +51,7 @@ pub(crate) fn configure(
     let up = LinkUnspec::new_with_index(index.number).up().build();
     let up = change(
         format!("bring interface {interface} up"),
-        RouteNetlinkMessage::SetLink(up),
+        Message::SetLink(up),
         0,
     );
     let before: Vec<_> = addresses.chain([up]).collect();

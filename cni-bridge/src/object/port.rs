@@ -5,7 +5,7 @@
 
 use netlink_packet_core::DefaultNla;
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
+    AddressFamily,
     link::{LinkAttribute, LinkMessage, LinkProtoInfoBridge},
 };
 use rtnetlink::LinkUnspec;
@@ -14,7 +14,7 @@ use crate::{
     error::Error,
     object::vlan,
     plan::PortPlan,
-    rtnl::{Host, Index, Link, RouteRequest, Rtnl, change},
+    rtnl::{Host, Index, Link, Message, RouteRequest, Rtnl, change},
 };
 
 /// `IFLA_BRPORT_MODE`: a packet may leave by the port it came in by.
@@ -100,7 +100,7 @@ fn set(name: &str, index: Index<Host>, switches: &[Switch]) -> RouteRequest {
         .map(|switch| format!("{} {}", switch.name, on_off(switch.wanted)))
         .collect();
     let operation = format!("switch {} at bridge port {name}", words.join(" and "));
-    change(operation, RouteNetlinkMessage::SetLink(message), 0)
+    change(operation, Message::SetLink(message), 0)
 }
 
 fn on_off(on: bool) -> &'static str {
@@ -159,7 +159,7 @@ pub(crate) fn restore(
     if !is_port || !port.up {
         let message = by_index().controller(bridge.index.number).up().build();
         let operation = format!("make link {} a port of bridge {}", port.name, bridge.name);
-        requests.push(change(operation, RouteNetlinkMessage::SetLink(message), 0));
+        requests.push(change(operation, Message::SetLink(message), 0));
     }
     let wrong: Vec<Switch> = Switch::all(plan, Some(port))
         .into_iter()

@@ -1,15 +1,11 @@
 //! One route in the pod.
 
 use cni_protocol::{InterfaceName, Route};
-use netlink_packet_route::{
-    RouteNetlinkMessage,
-    route::{
-        RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
-        RouteType,
-    },
+use netlink_packet_route::route::{
+    RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
 };
 
-use crate::rtnl::{CREATE, Index, Pod, RouteRequest, change, family_of, route_address};
+use crate::rtnl::{CREATE, Index, Message, Pod, RouteRequest, change, family_of, route_address};
 
 /// Adds a route that must not be there yet.
 pub(crate) fn create(link: &InterfaceName, index: Index<Pod>, route: &Route) -> RouteRequest {
@@ -17,11 +13,7 @@ pub(crate) fn create(link: &InterfaceName, index: Index<Pod>, route: &Route) -> 
         Some(gateway) => format!("add route {} via {gateway} to {link}", route.dst),
         None => format!("add route {} to {link}", route.dst),
     };
-    change(
-        operation,
-        RouteNetlinkMessage::NewRoute(message(index, route)),
-        CREATE,
-    )
+    change(operation, Message::NewRoute(message(index, route)), CREATE)
 }
 
 fn message(index: Index<Pod>, route: &Route) -> RouteMessage {

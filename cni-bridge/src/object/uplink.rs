@@ -2,8 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netlink_packet_route::link::InfoKind;
-
 use crate::{
     error::Error,
     rtnl::{Hop, Host, Link, Rtnl},
@@ -36,15 +34,13 @@ pub(crate) fn next_hop(host: &mut Rtnl<Host>, like: IpAddr) -> Result<Option<Hop
 pub(crate) fn all(host: &mut Rtnl<Host>) -> Result<Vec<Link<Host>>, Error> {
     let links = host.links()?;
     let leads_out = |link: &&Link<Host>| {
-        let inside = [
-            InfoKind::Veth,
-            InfoKind::Bridge,
-            InfoKind::Dummy,
-            InfoKind::Ifb,
-        ];
+        let inside = ["veth", "bridge", "dummy", "ifb"];
         link.up
             && link.name != "lo"
-            && !link.kind.as_ref().is_some_and(|kind| inside.contains(kind))
+            && !link
+                .kind
+                .as_deref()
+                .is_some_and(|kind| inside.contains(&kind))
     };
     // Packets come by the bridge or bond that a link is a part of.
     let mut indexes: Vec<u32> = links

@@ -2,26 +2,23 @@
 
 use std::{
     os::fd::AsRawFd,
-    thread,
+    panic, thread,
     time::{Duration, Instant},
 };
 
 use cni_ipam::alias::{self, Alias};
 use cni_protocol::{Attachment, InterfaceName};
-use netlink_packet_route::{
-    RouteNetlinkMessage,
-    link::{InfoData, InfoVeth, LinkAttribute, LinkMessage},
-};
+use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use nix::errno::Errno;
 use rtnetlink::{LinkUnspec, LinkVeth};
 
 use crate::{
     error::Error,
-    kernel::Kernel,
+    kernel::{self, Kernel},
     netlink,
     object::{port, vlan},
     plan::VethPlan,
-    rtnl::{Host, Index, Link, Pod, RouteRequest, Rtnl, change},
+    rtnl::{Host, Index, Link, Message, Pod, RouteRequest, Rtnl, change},
     sysctl::{self, Sysctl},
     undo::{Undo, UndoLog},
 };
@@ -106,7 +103,7 @@ fn pair(plan: &VethPlan, bridge: Index<Host>, netns: i32) -> LinkMessage {
 pub(crate) fn bring_up(host: &mut Rtnl<Host>, port: &Link<Host>) -> Result<(), Error> {
     let up = LinkUnspec::new_with_index(port.index.number).up().build();
     let operation = format!("bring link {} up", port.name);
-    Ok(host.execute(vec![change(operation, RouteNetlinkMessage::SetLink(up), 0)])?)
+    Ok(host.execute(vec![change(operation, Message::SetLink(up), 0)])?)
 }
 
 /// What the creating message cannot carry: the kernel takes an alias and a port's switches
@@ -118,7 +115,7 @@ fn completion(plan: &VethPlan, index: Index<Host>) -> Vec<RouteRequest> {
         .alias(plan.alias.clone())
         .build();
     let operation = format!("set the alias of link {}", plan.host);
-    requests.push(change(operation, RouteNetlinkMessage::SetLink(message), 0));
+    requests.push(change(operation, Message::SetLink(message), 0));
     requests
 }
 
@@ -213,11 +210,7 @@ pub(crate) fn await_carrier(
 /// Removes the pair by the name of the node's end. Answers whether it was there.
 pub(crate) fn remove(host: &mut Rtnl<Host>, name: &InterfaceName) -> Result<bool, Error> {
     let message = LinkUnspec::new_with_name(name.as_str()).build();
-    let request = change(
-        format!("remove link {name}"),
-        RouteNetlinkMessage::DelLink(message),
-        0,
-    );
+    let request = change(format!("remove link {name}"), Message::DelLink(message), 0);
     match host.execute(vec![request]) {
         Ok(()) => Ok(true),
         Err(error) if error.is_absent() => Ok(false),
@@ -257,13 +250,46 @@ pub(crate) fn remove_seen(host: &mut Rtnl<Host>, link: &Link<Host>) -> Result<()
     let message = LinkUnspec::new_with_index(link.index.number).build();
     let request = change(
         format!("remove link {}", link.name),
-        RouteNetlinkMessage::DelLink(message),
+        Message::DelLink(message),
         0,
     );
     match host.execute(vec![request]) {
         Err(error) if error.is_absent() => Ok(()),
         outcome => Ok(outcome?),
     }
+}
+
+/// Removes the pair like [`remove_seen`], and does `meanwhile` as soon as it is gone: the kernel
+/// answers only after it has waited for an RCU barrier, 10 to 20 ms (`netdev_run_todo()`).
+///
+/// That it is gone the kernel tells under RTNL: after the removal, and after the last packet
+/// that was still on its way through the pair. A pair that stays has nothing done meanwhile.
+pub(crate) fn remove_seen_and(
+    host: &mut Rtnl<Host>,
+    link: &Link<Host>,
+    meanwhile: impl FnOnce(),
+) -> Result<(), Error> {
+    let mut second = kernel::open_host()?;
+    thread::scope(|scope| {
+        // The kernel does all of it within the system call that sends the request.
+        let removal = scope.spawn(|| remove_seen(host, link));
+        let mut gone = false;
+        while !gone && !removal.is_finished() {
+            thread::sleep(POLL);
+            gone = matches!(second.find_link_by_index(link.index), Ok(None));
+        }
+        let removed = || {
+            let outcome = removal.join();
+            outcome.unwrap_or_else(|panic| panic::resume_unwind(panic))
+        };
+        if gone {
+            meanwhile();
+            return removed();
+        }
+        removed()?;
+        meanwhile();
+        Ok(())
+    })
 }
 
 /// A pair that is not of our making, seen from both ends.

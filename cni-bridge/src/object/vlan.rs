@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use cni_protocol::InterfaceName;
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
+    AddressFamily,
     link::{
         AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, InfoData, InfoVeth, LinkAttribute,
         LinkMessage,
@@ -18,7 +18,7 @@ use crate::{
     error::Error,
     mac::Mac,
     plan::GatewayLink,
-    rtnl::{Host, Index, Link, RouteRequest, Rtnl, change},
+    rtnl::{Host, Index, Link, Message, RouteRequest, Rtnl, change},
     sysctl::{self, Sysctl},
     vlan::Vlan,
 };
@@ -54,13 +54,13 @@ pub(crate) fn join(
     if !vlan.keep_default && default != 0 && native != default {
         let message = membership(index, &[(default, BridgeVlanInfoFlags::empty())]);
         let operation = format!("remove VLAN {default} from bridge port {port}");
-        requests.push(change(operation, RouteNetlinkMessage::DelLink(message), 0));
+        requests.push(change(operation, Message::DelLink(message), 0));
     }
     let mut add = |vlans: &[(u16, BridgeVlanInfoFlags)], name: String| {
         let operation = format!("add VLAN {name} to bridge port {port}");
         requests.push(change(
             operation,
-            RouteNetlinkMessage::SetLink(membership(index, vlans)),
+            Message::SetLink(membership(index, vlans)),
             0,
         ));
     };
@@ -107,7 +107,7 @@ pub(crate) fn rejoin(
         .map(|id| {
             let message = membership(port.index, &[(*id, BridgeVlanInfoFlags::empty())]);
             let operation = format!("remove VLAN {id} from bridge port {name}");
-            change(operation, RouteNetlinkMessage::DelLink(message), 0)
+            change(operation, Message::DelLink(message), 0)
         })
         .collect();
     let kept = Vlan {
@@ -170,7 +170,7 @@ pub(crate) fn ensure_gateway_link(
     let message = LinkUnspec::new_with_index(link.index.number).up().build();
     requests.push(change(
         format!("bring link {} up", plan.name),
-        RouteNetlinkMessage::SetLink(message),
+        Message::SetLink(message),
         0,
     ));
     host.execute(requests)?;

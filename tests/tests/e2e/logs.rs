@@ -19,6 +19,18 @@ mod ours {
             .collect()
     }
 
+    /// The steps that a line has, in the order of the alphabet; they make up the whole call.
+    fn steps(line: &Value) -> String {
+        let steps = line["steps_us"].as_object().expect("steps");
+        let sum: u64 = steps.values().filter_map(Value::as_u64).sum();
+        let all = line["duration_us"].as_u64().expect("a number");
+        // Each step is rounded down to a microsecond.
+        assert!((sum..=sum + 20).contains(&all), "{sum} of {all}");
+        let mut names: Vec<_> = steps.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        names.join(" ")
+    }
+
     #[test]
     #[ignore = "needs namespaces: run scripts/test"]
     fn every_call_is_a_line_with_what_it_did_and_how_long_each_step_took() {
@@ -31,11 +43,12 @@ mod ours {
             host.check(&conf, &pod, &result).done();
             host.status(&conf).done();
             host.del(&conf, &pod).done();
+            host.pod(&conf);
             host.gc(&conf, &[]).done();
 
             let lines = lines();
             let verbs: Vec<_> = lines.iter().map(|line| line["verb"].clone()).collect();
-            assert_eq!(verbs, ["ADD", "CHECK", "DEL", "GC"]);
+            assert_eq!(verbs, ["ADD", "CHECK", "DEL", "ADD", "GC"]);
             let add = &lines[0];
             let facts = json!({
                 "level": "info", "plugin": "cni-bridge", "verb": "ADD", "network": "cbr0",
@@ -45,24 +58,19 @@ mod ours {
             for (key, value) in facts.as_object().expect("an object") {
                 assert_eq!(&add[key], value, "{key}");
             }
-            let steps = add["steps_us"].as_object().expect("steps");
-            for step in [
-                "read",
-                "open",
-                "lease",
-                "bridge",
-                "veth",
-                "pod",
-                "masquerade",
-                "carrier",
-                "answer",
-            ] {
-                assert!(steps.contains_key(step), "{step} is not in {add}");
-            }
-            let sum: u64 = steps.values().filter_map(Value::as_u64).sum();
-            let all = add["duration_us"].as_u64().expect("a number");
-            // Each step is rounded down to a microsecond.
-            assert!((sum..=sum + 20).contains(&all), "{sum} of {all}");
+            assert_eq!(
+                steps(add),
+                "answer bridge carrier firewall lease masquerade open pod read veth"
+            );
+            assert_eq!(
+                steps(&lines[1]),
+                "bridge firewall lease masquerade open pod read veth"
+            );
+            assert_eq!(steps(&lines[2]), "conntrack lease open read spoof veth");
+            assert_eq!(
+                steps(&lines[4]),
+                "conntrack firewall lease masquerade open read spoof veth"
+            );
             assert!(add["time"].as_str().expect("a time").ends_with('Z'));
             assert_eq!(lines[2].get("addresses"), None);
             let mode = fs::metadata(LOG).expect(LOG).permissions().mode();
@@ -110,6 +118,10 @@ mod ours {
                 .done();
             assert_eq!(lines().len(), 2);
             assert_eq!(lines()[1]["verb"], "STATUS");
+            assert_eq!(
+                steps(&lines()[1]),
+                "bridge firewall lease masquerade open read"
+            );
             // Before there is a configuration, only the environment can say where.
             host.request("DEL", &conf::smallest())
                 .env("CNI_LOG_FILE", LOG)
@@ -229,6 +241,7 @@ mod ours {
             let line = &lines()[0];
             assert_eq!(line["plugin"], "cni-ipam");
             assert_eq!(line["addresses"], json!(["10.64.1.2/24"]));
+            assert_eq!(steps(line), "answer lease read");
         });
     }
 }

@@ -7,7 +7,7 @@ mod ours {
         net::UdpSocket,
         sync::{
             Arc,
-            atomic::{AtomicBool, Ordering},
+            atomic::{AtomicBool, AtomicUsize, Ordering},
         },
         thread::{self, JoinHandle},
         time::{Duration, Instant},
@@ -250,6 +250,63 @@ mod ours {
                 assert_eq!(name, "new");
                 assert!(took < AT_ONCE, "{target}: {took:?}");
             }
+        });
+    }
+
+    /// What is forgotten while the pod can still send is remembered again at once.
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn a_del_forgets_also_what_its_pod_sends_up_to_the_end() {
+        on_host(|host| {
+            let conf = two_addresses();
+            let talk = Talk::new(host, &conf);
+            let inside = Client::new(&talk.old.netns, 5000);
+            let sent = AtomicUsize::new(0);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    let mut targets = ["203.0.113.10:53", "[2001:db8:113::10]:53"]
+                        .map(mapped)
+                        .into_iter()
+                        .cycle();
+                    // Without its link the pod has no route.
+                    while let Some(target) = targets.next()
+                        && inside.0.send_to(b"still here", target).is_ok()
+                    {
+                        sent.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+                while sent.load(Ordering::Relaxed) < 100 {
+                    thread::sleep(TICK);
+                }
+                host.del(&conf, &talk.old).done();
+            });
+            talk.assert_forgotten();
+        });
+    }
+
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn nothing_is_forgotten_before_the_link_is_gone() {
+        on_host(|host| {
+            let conf = two_addresses();
+            let talk = Talk::new(host, &conf);
+            // Unlike a request for links, this does not wait until the kernel has removed one.
+            let ports = || {
+                let links = fs::read_to_string("/proc/thread-self/net/dev").expect("links");
+                links.matches("veth").count()
+            };
+            let before = ports();
+            let mut there = Vec::new();
+            let request = host.request_for("DEL", &conf, &talk.old);
+            let look = |entry: &Entry| {
+                if asks_conntrack(entry) {
+                    there.push(ports());
+                }
+            };
+            request.watched(look).done();
+            // A deletion for IPv4; a list for IPv6, and the deletion of what is in it.
+            assert_eq!(there, [before - 1; 3], "of {before}");
+            talk.assert_forgotten();
         });
     }
 
