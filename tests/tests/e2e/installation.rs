@@ -2,7 +2,13 @@
 //! node from which the plugins were taken is as it was before.
 
 mod ours {
-    use std::{fs, os::unix::fs::MetadataExt, path::PathBuf};
+    use std::{
+        fs,
+        os::unix::fs::MetadataExt,
+        path::PathBuf,
+        thread,
+        time::{Duration, Instant},
+    };
 
     use harness::{Cnitool, Echo, Installer, Request, World, conf, on_host, packet, sh};
     use serde_json::{Value, json};
@@ -11,6 +17,9 @@ mod ours {
     const CONFLIST: &str = "10-cbr0.conflist";
     /// What an installation has to say when there is nothing to do.
     const NOTHING: &str = "everything is as it should be\n";
+    const POLL: Duration = Duration::from_millis(5);
+    /// What a runtime on a busy node may need to see that a file is gone.
+    const NOTICE: Duration = Duration::from_secs(4);
     /// With more, something goes round in circles.
     const MOST_CALLS: usize = 400;
     /// With fewer, nothing was killed in the middle of anything.
@@ -321,6 +330,30 @@ mod ours {
                 .without(&but)
                 .assert_same(&before.without(&but));
             assert_eq!(installer.run(&["--uninstall"]), NOTHING);
+        });
+    }
+
+    /// It may just have read the configuration that is gone: what it names is there a while.
+    #[test]
+    #[ignore = "needs namespaces: run scripts/test"]
+    fn a_runtime_has_time_to_notice_a_removal() {
+        on_host(|_host| {
+            let installer = Installer::new();
+            install(&installer);
+            thread::scope(|scope| {
+                let removal = scope.spawn(|| installer.run(&["--uninstall"]));
+                while conflist(&installer).exists() {
+                    thread::sleep(POLL);
+                }
+                let gone = Instant::now();
+                let executable = installer.bin_dir.join("cni-bridge");
+                while executable.exists() {
+                    assert!(!removal.is_finished(), "it is still there");
+                    thread::sleep(POLL);
+                }
+                assert!(gone.elapsed() > NOTICE, "{:?}", gone.elapsed());
+            });
+            assert_eq!(installer.files(), [""; 0]);
         });
     }
 
