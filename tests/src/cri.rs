@@ -178,6 +178,12 @@ impl Cri {
         (network["status"] == true, message.to_owned())
     }
 
+    /// The networks that the runtime has loaded, as it tells them for people to read.
+    pub fn networks(&self) -> String {
+        let mut status = self.runtime("Status", &json!({ "verbose": true }));
+        status["info"]["cniconfig"].take().to_string()
+    }
+
     /// Tells the runtime the node's pod CIDRs, comma-separated.
     pub fn update_runtime_config(&self, pod_cidrs: &str) {
         let config = json!({ "networkConfig": { "podCidr": pod_cidrs } });

@@ -41,6 +41,7 @@ macro_rules! for_each_containerd {
 mod crowd;
 mod failure;
 mod life;
+mod moving;
 mod reboot;
 mod restart;
 mod status;
