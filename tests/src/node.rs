@@ -141,9 +141,7 @@ impl Node {
         }
         let number = NODES.fetch_add(1, Ordering::Relaxed);
         shell::run(Command::new(script("prepare.sh")).arg(disk), "");
-        for name in ["cni-bridge", "cni-ipam"] {
-            install(&plugin::plugins_dir().join(name));
-        }
+        install_ours();
         symlink("cni-bridge", "/opt/cni/bin/loopback").unwrap();
         fs::write(
             "/etc/containerd/containerd-cni-template.conf",
@@ -180,6 +178,11 @@ impl Node {
         for go in ["bridge", "host-local", "loopback", "portmap"] {
             install(&shell::tool(go));
         }
+    }
+
+    /// Puts our plugins beside those of the Go project.
+    pub fn with_our_plugins(&self) {
+        install_ours();
     }
 
     /// Runs what an operator types in a directory with our executables.
@@ -369,6 +372,12 @@ fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("node")
         .join(name)
+}
+
+fn install_ours() {
+    for name in ["cni-bridge", "cni-ipam"] {
+        install(&plugin::plugins_dir().join(name));
+    }
 }
 
 /// Puts a plugin into the directory of the node that the calling thread is preparing.

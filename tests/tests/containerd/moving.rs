@@ -3,6 +3,7 @@
 
 mod aks;
 mod bridge;
+mod default;
 
 use std::{fs, path::Path};
 
