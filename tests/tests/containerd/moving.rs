@@ -1,6 +1,7 @@
 //! Moving over from what a node has to our plugins, and back again, with pods that run: the
 //! files and the commands are those of the documents in `conf/moving-over`.
 
+mod agent;
 mod aks;
 mod bridge;
 mod default;
