@@ -35,5 +35,5 @@ pub use error::{Error, Exhausted};
 pub use export::{Exported, export};
 pub use lease::{Lease, Leased, Maker, confirm, lease};
 pub use range::{Range, RangeSet};
-pub use release::{GcReport, Holdings, gc, holdings, release};
+pub use release::{GcReport, Holdings, gc, holdings, release, stale_predecessors};
 pub use store::Holder;

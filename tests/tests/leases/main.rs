@@ -21,6 +21,7 @@
 )]
 
 mod boots;
+mod crio;
 mod crowd;
 mod damage;
 mod exhaustion;
