@@ -5,8 +5,8 @@
 //! stands there; then our store is gone. An ADD of ours that comes after that finds no store,
 //! and takes everything over again: whoever is configured is right.
 //!
-//! Whoever dies in the middle leaves a store that has not imported anything yet, so that the
-//! next ADD of ours looks into host-local's directory again, and the next export goes on.
+//! Whoever dies in the middle leaves a store that has not imported anything yet: the next ADD
+//! of ours, or the next export, imports what host-local has by then.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -60,23 +60,41 @@ pub(crate) fn export_in(store: &Store<'_>, to: &Path) -> Result<Option<Exported>
         new: to.join(format!(".{}.new", store.network)),
     };
     for _ in 0..ATTEMPTS {
-        let done = store.transact(Absent::Leave, |locked| {
-            if locked.is_imported() {
-                locked.forget_import()?;
-                return Ok(None);
+        let step = store.transact(Absent::Leave, |locked| {
+            let failed = |error| Fault::Refused(target.failed(error));
+            let there = target.has_records(store).map_err(failed)?;
+            match (locked.is_imported(), there) {
+                (true, false) => {
+                    locked.forget_import()?;
+                    Ok(Step::Again)
+                }
+                (true, true) => Err(Fault::Refused(target.occupied())),
+                (false, true) => Ok(Step::Import),
+                (false, false) => {
+                    let done = hand_over(store, &target);
+                    done.map(Step::Done).map_err(Fault::Refused)
+                }
             }
-            hand_over(store, &target).map(Some).map_err(Fault::Refused)
         })?;
-        match done {
-            // An ADD may come before the next look, and import: that is what is looked for.
-            Some(None) => {}
-            Some(exported) => return Ok(exported),
+        match step {
             None => return Ok(None),
+            Some(Step::Done(exported)) => return Ok(Some(exported)),
+            // An ADD may come before the next look, and import: that is what is looked for.
+            Some(Step::Again) => {}
+            Some(Step::Import) => import::import(store, Some(to))?,
         }
     }
     Err(Error::InUse {
         path: store.path.clone(),
     })
+}
+
+/// How a look under the lock ended.
+enum Step {
+    Done(Exported),
+    Again,
+    /// Host-local has records that were not taken over yet.
+    Import,
 }
 
 /// Where host-local looks, and where its new directory is made.
@@ -98,13 +116,10 @@ fn hand_over(store: &Store<'_>, target: &Target) -> Result<Exported, Error> {
         });
     }
     let taken: Vec<&Line> = snapshot.taken().collect();
-    let failed = |error| Error::io("hand leases over to host-local in", &target.path, error);
-    if target.has_records(store).map_err(failed)? {
-        let path = target.path.clone();
-        return Err(Error::HostLocalHasRecords { path });
-    }
+    let failed = |error| target.failed(error);
     target.prepare(store, &taken).map_err(failed)?;
     target.put_in_place(store).map_err(failed)?;
+    import::forget_asides(&target.path).map_err(failed)?;
     Ok(Exported {
         directory: target.path.clone(),
         addresses: taken.len(),
@@ -122,6 +137,15 @@ fn unnamed(taken: &[&Line]) -> Vec<IpAddr> {
 }
 
 impl Target {
+    fn failed(&self, error: io::Error) -> Error {
+        Error::io("hand leases over to host-local in", &self.path, error)
+    }
+
+    fn occupied(&self) -> Error {
+        let path = self.path.clone();
+        Error::HostLocalHasRecords { path }
+    }
+
     /// Our own store may be in host-local's very directory: its files are no records.
     fn has_records(&self, store: &Store<'_>) -> io::Result<bool> {
         if import::is_same(&self.path, &store.path) {
@@ -131,7 +155,8 @@ impl Target {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
             Ok(there) if there.is_dir() => import::has_records(&self.path),
-            Ok(_) => Ok(!import::is_note(&self.path)),
+            Ok(_) if import::is_note(&self.path) => Ok(false),
+            Ok(_) => Err(ErrorKind::NotADirectory.into()),
         }
     }
 
@@ -209,7 +234,10 @@ fn remove(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Node, parse_config};
+    use crate::{
+        store::Locked,
+        testing::{Node, parse_config},
+    };
 
     /// A node that takes over from, and hands over to, a directory of host-local.
     fn node(in_place: bool) -> (Node, PathBuf) {
@@ -291,6 +319,7 @@ mod tests {
                 r#"last_reserved_ip.0 "10.64.1.4""#,
             ];
             assert_eq!(files(&there), expected, "in place: {in_place}");
+            assert_eq!(files(&to), [r#"cbr0 """#], "what was set aside is gone");
 
             // A DEL of ours, before host-local is configured; then an ADD.
             node.del("old");
@@ -335,9 +364,6 @@ mod tests {
         );
         assert_eq!(files(&there), [r#"10.64.1.9 "c9\r\neth0""#]);
         assert_eq!(node.taken(), ["10.64.1.2 c2 eth0"]);
-        // Refused before anything else, it has begun nothing: an ADD takes them over.
-        node.add("c3");
-        assert_eq!(node.taken().len(), 3);
     }
 
     #[test]
@@ -347,10 +373,7 @@ mod tests {
         fs::create_dir_all(&to).unwrap();
         fs::write(to.join("cbr0"), "something else").unwrap();
         let refused = export_in(&node.store(), &to).unwrap_err();
-        assert!(
-            matches!(refused, Error::HostLocalHasRecords { .. }),
-            "{refused}"
-        );
+        assert!(matches!(refused, Error::Io { .. }), "{refused}");
         assert!(node.path().exists());
     }
 
@@ -371,7 +394,7 @@ mod tests {
         let before = node.taken();
         // As far as the exchange, and no further.
         node.store()
-            .transact(Absent::Leave, |locked| locked.forget_import())
+            .transact(Absent::Leave, Locked::forget_import)
             .unwrap();
         let target = Target {
             path: to.join("cbr0"),
@@ -383,8 +406,10 @@ mod tests {
         target.prepare(&node.store(), &taken).unwrap();
         fs::rename(&target.new, &target.path).unwrap();
 
-        // Host-local gave an address, and then an ADD of ours came.
+        // Host-local gave an address; then the next export came, and then an ADD of ours.
         fs::write(to.join("cbr0/10.64.1.3"), "c3\r\neth0").unwrap();
+        let exported = export_in(&node.store(), &to).unwrap().unwrap();
+        assert_eq!(exported.addresses, 2);
         assert_eq!(node.add("c4"), "10.64.1.4");
         assert_eq!(node.taken()[0], before[0]);
         assert_eq!(node.taken().len(), 3);

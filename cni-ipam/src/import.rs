@@ -84,6 +84,15 @@ pub(crate) fn import(store: &Store<'_>, from: Option<&Path>) -> Result<(), Error
     Ok(())
 }
 
+/// Whether host-local has, or had, something that is not set aside.
+pub(crate) fn is_needed(store: &Store<'_>, from: Option<&Path>) -> Result<bool, Error> {
+    let Some(from) = from else {
+        let failed = |error| Error::io("read", &store.path, error);
+        return is_host_locals(&store.path).map_err(failed);
+    };
+    there_is_any(store, from)
+}
+
 /// Since when records can be of pods that live: since the boot.
 ///
 /// The clock may have been set right after the records were written, and then the boot seems
@@ -364,6 +373,22 @@ fn free_name(path: &Path) -> io::Result<PathBuf> {
         }
     }
     Ok(candidate)
+}
+
+/// Removes what was set aside for a directory: all of it is in a store, or was handed back.
+pub(crate) fn forget_asides(path: &Path) -> io::Result<()> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(());
+    };
+    let start = format!("{}{ASIDE}", name.to_string_lossy());
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let is_aside = entry.file_name().to_string_lossy().starts_with(&start);
+        if is_aside && entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn note(path: &Path, aside: &Path, store: &Store<'_>) -> String {

@@ -97,6 +97,7 @@ pub(crate) fn map_types(conf: &mut Value) {
 #[derive(Clone, Debug)]
 pub struct Request {
     executable: PathBuf,
+    arguments: Vec<String>,
     env: BTreeMap<String, OsString>,
     stdin: Vec<u8>,
 }
@@ -111,6 +112,7 @@ impl Request {
         let executable = executable(plugin.expect("the configuration has no type"));
         let request = Self {
             executable,
+            arguments: Vec::new(),
             env: BTreeMap::new(),
             stdin: conf.to_string().into_bytes(),
         };
@@ -131,6 +133,7 @@ impl Request {
     pub fn bare(plugin: &str) -> Self {
         Self {
             executable: executable(mapped(plugin)),
+            arguments: Vec::new(),
             env: BTreeMap::new(),
             stdin: Vec::new(),
         }
@@ -171,6 +174,18 @@ impl Request {
         self
     }
 
+    /// Adds words to the command line, as a person does who calls a tool.
+    #[must_use]
+    pub fn arguments(mut self, words: &[&str]) -> Self {
+        let words = words.iter().map(|word| (*word).to_owned());
+        self.arguments.extend(words);
+        self
+    }
+
+    pub(crate) fn words(&self) -> &[String] {
+        &self.arguments
+    }
+
     pub(crate) fn variables(&self) -> &BTreeMap<String, OsString> {
         &self.env
     }
@@ -205,6 +220,7 @@ impl Request {
 
     fn start_as(&self, mut command: Command) -> Running {
         command
+            .args(&self.arguments)
             .env_clear()
             .envs(&self.env)
             .current_dir("/")

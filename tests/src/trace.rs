@@ -18,7 +18,7 @@ use nix::{
 use crate::Request;
 
 /// The shell waits until it is traced, then becomes the plugin.
-const STOPPED_SHELL: &str = "kill -STOP $$; exec \"$0\"";
+const STOPPED_SHELL: &str = "kill -STOP $$; exec \"$0\" \"$@\"";
 
 pub(crate) const OPTIONS: Options = Options::PTRACE_O_TRACESYSGOOD
     .union(Options::PTRACE_O_TRACEEXEC)
@@ -54,6 +54,7 @@ impl Request {
         command
             .args(["-c", STOPPED_SHELL])
             .arg(self.path())
+            .args(self.words())
             .env_clear()
             .envs(self.variables())
             .current_dir("/")

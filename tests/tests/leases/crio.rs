@@ -25,30 +25,8 @@ struct CriO<'a> {
 }
 
 impl CriO<'_> {
-    /// The only plugin of the file, as CRI-O loads it.
-    fn plugin(&self) -> Value {
-        let text = fs::read(Path::new(CONF).join(FILE)).expect("the file");
-        let list: Value = serde_json::from_slice(&text).expect("JSON");
-        let plugin = conf::with(
-            &list["plugins"][0],
-            &json!({ "cniVersion": list["cniVersion"], "name": list["name"] }),
-        );
-        let versions = Request::bare("cni-bridge")
-            .executable(&executable(&plugin))
-            .stdin(r#"{"cniVersion":"1.1.0"}"#)
-            .env("CNI_COMMAND", "VERSION")
-            .env("CNI_NETNS", "dummy")
-            .env("CNI_IFNAME", "dummy")
-            .env("CNI_PATH", "dummy")
-            .run()
-            .result();
-        let supported = versions["supportedVersions"].as_array().expect("a list");
-        assert!(supported.contains(&plugin["cniVersion"]), "{versions}");
-        plugin
-    }
-
     fn request(&self, verb: &str, changes: &Value, pod: &Container) -> Request {
-        let mut plugin = self.plugin();
+        let mut plugin = load();
         // Not `conf::with`: in a result, `null` is a value.
         for (key, value) in changes.as_object().into_iter().flatten() {
             plugin[key] = value.clone();
@@ -69,7 +47,7 @@ impl CriO<'_> {
         let container = self.host.container();
         let result = self.request("ADD", &json!({}), &container).run().result();
         let pod = Pod { container, result };
-        if is_ours(&self.plugin()) {
+        if is_ours(&load()) {
             self.check(&pod);
         }
         pod
@@ -88,25 +66,49 @@ impl CriO<'_> {
     /// It is started, and these pods are alive. Version 1.1.0 of the configuration is what it
     /// takes with `cniVersions`.
     fn start(&self, alive: &[&Pod]) {
-        alive.iter().for_each(|pod| self.check(pod));
-        let plugin = conf::with(&self.plugin(), &json!({ "cniVersion": "1.1.0" }));
+        for pod in alive {
+            self.check(pod);
+        }
+        let plugin = conf::with(&load(), &json!({ "cniVersion": "1.1.0" }));
         let alive: Vec<&Container> = alive.iter().map(|pod| &pod.container).collect();
         self.host.status(&plugin).done();
         self.host.gc(&plugin, &alive).done();
     }
+}
 
-    /// What the document says is typed, where this test has the directories.
-    fn typed(&self, document: &Document, section: &str) {
-        let executables = Request::bare("cni-bridge");
-        let built = executables.path().parent().expect("a directory");
-        document.section(section).type_on(|script| {
-            let script = script
-                .replace("reconcile", &format!("reconcile {CONF}"))
-                .replace("/etc/cni/net.d", CONF)
-                .replace("/opt/cni/bin", PLUGINS);
-            sh(&format!("cd {}\n{script}", built.display()))
-        });
-    }
+/// The only plugin of the file, as CRI-O loads it.
+fn load() -> Value {
+    let text = fs::read(Path::new(CONF).join(FILE)).expect("the file");
+    let list: Value = serde_json::from_slice(&text).expect("JSON");
+    let plugin = conf::with(
+        &list["plugins"][0],
+        &json!({ "cniVersion": list["cniVersion"], "name": list["name"] }),
+    );
+    let versions = Request::bare("cni-bridge")
+        .executable(&executable(&plugin))
+        .stdin(r#"{"cniVersion":"1.1.0"}"#)
+        .env("CNI_COMMAND", "VERSION")
+        .env("CNI_NETNS", "dummy")
+        .env("CNI_IFNAME", "dummy")
+        .env("CNI_PATH", "dummy")
+        .run()
+        .result();
+    let supported = versions["supportedVersions"].as_array().expect("a list");
+    assert!(supported.contains(&plugin["cniVersion"]), "{versions}");
+    plugin
+}
+
+/// What the document says is typed, where this test has the directories.
+fn typed(document: &Document, section: &str) {
+    let executables = Request::bare("cni-bridge");
+    let built = executables.path().parent().expect("a directory");
+    document.section(section).type_on(|script| {
+        let script = script
+            .replace("reconcile", &format!("reconcile {CONF}"))
+            .replace("/etc/cni/net.d", CONF)
+            .replace("/opt/cni/bin", PLUGINS);
+        sh(&format!("cd {}\n{script}", built.display()))
+    });
 }
 
 fn is_ours(plugin: &Value) -> bool {
@@ -178,11 +180,11 @@ fn there_and_back_with_pods_that_run() {
         let _servers = servers(host, &world);
         have_traffic(&[&old[0], &old[1]]);
 
-        crio.typed(&document, "The change");
+        typed(&document, "The change");
         let file = fs::read_to_string(Path::new(CONF).join(FILE)).expect("the file");
         assert_eq!(file, document.section("After").file("json"));
         let new = crio.run();
-        crio.typed(&document, "Look at it");
+        typed(&document, "Look at it");
         crio.start(&[&old[0], &old[1], &new]);
         have_traffic(&[&old[0], &old[1], &new]);
 
@@ -193,7 +195,7 @@ fn there_and_back_with_pods_that_run() {
         let leases = host.state().only(&["lease /run/cni-ipam/"]);
         assert_eq!(leases.text().lines().count(), 4, "{leases:?}");
 
-        crio.typed(&document, "Back again");
+        typed(&document, "Back again");
         let last = crio.run();
         have_traffic(&[&old[0], &new, &last]);
         // That of the one that died.
@@ -202,7 +204,7 @@ fn there_and_back_with_pods_that_run() {
             crio.stop(pod);
         }
         kit::wait_for_links(0);
-        crio.typed(&document, "Clean up");
+        typed(&document, "Clean up");
         host.state().assert_same(&before);
     });
 }

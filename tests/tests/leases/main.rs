@@ -33,3 +33,4 @@ mod owners;
 mod random;
 mod stopped;
 mod tracer;
+mod way_back;

@@ -1,6 +1,8 @@
 //! From `bridge` and `host-local`.
 
-use harness::{Containerd, Conversation, Cri, Document, Echo, Node, Pod, World, on_host, packet};
+use harness::{
+    Containerd, Conversation, Cri, Document, Echo, Host, Node, Pod, World, on_host, packet,
+};
 
 use super::{assert_is, node_of_go, nothing_is_left_of, wait_until_loaded};
 
@@ -42,6 +44,7 @@ fn there_and_back_with_pods_that_run(which: Containerd) {
             return;
         };
         let cri = node.cri();
+        // With it comes what pods share.
         let first = node.pod(&cri, "first");
         let _servers = [
             Echo::start(&world.outside, OUTSIDE),
@@ -50,62 +53,84 @@ fn there_and_back_with_pods_that_run(which: Containerd) {
         ];
         first.remove(&cri);
         let before = host.state();
-
-        let old = [node.pod(&cri, "old"), node.pod(&cri, "older")];
-        let mut talk = Conversation::start(
-            &node.netns_of(&cri, &old[1]),
-            &world.outside,
-            "203.0.113.10:9",
-        );
-        have_traffic(&node, &cri, &[(&old[0], NODE), (&old[1], NODE)]);
-
-        document
-            .section("The change")
-            .type_on(|script| node.type_in(script));
-        assert_is(FILE, &document, "After");
-        wait_until_loaded(&cri, "cni-bridge");
-        talk.goes_on();
-        let new = node.pod(&cri, "new");
-        document
-            .section("Look at it")
-            .type_on(|script| node.type_in(script));
-        talk.goes_on();
-        let new_address = new.address(&cri);
-        have_traffic(
-            &node,
-            &cri,
-            &[(&old[0], NODE), (&old[1], NODE), (&new, &new_address)],
-        );
-        old[0].remove(&cri);
-        nothing_is_left_of(host, &[(&old[0], "10.64.1.3")]);
-        talk.goes_on();
-
-        // Back: one pod of Go and one of ours are running.
-        let mut ours = Conversation::start(
-            &node.netns_of(&cri, &new),
-            &world.outside,
-            "203.0.113.10:10",
-        );
-        document
-            .section("Back again")
-            .type_on(|script| node.type_in(script));
-        wait_until_loaded(&cri, "bridge");
-        assert_is(FILE, &document, "Before");
-        let last = node.pod(&cri, "last");
-        talk.goes_on();
-        ours.goes_on();
-        have_traffic(
-            &node,
-            &cri,
-            &[(&old[1], NODE), (&new, &new_address), (&last, NODE)],
-        );
-        new.remove(&cri);
-        old[1].remove(&cri);
-        nothing_is_left_of(host, &[(&new, "10.64.1.2"), (&old[1], "10.64.1.4")]);
-        last.remove(&cri);
-        document
-            .section("Clean up")
-            .type_on(|script| node.type_in(script));
+        let moving = Moving {
+            host,
+            world: &world,
+            node: &node,
+            cri: &cri,
+            document: &document,
+        };
+        let (pods, talk) = moving.over();
+        moving.back(pods, talk);
         host.state().assert_same(&before);
     });
+}
+
+/// The node on its way.
+struct Moving<'a> {
+    host: &'a Host,
+    world: &'a World,
+    node: &'a Node,
+    cri: &'a Cri,
+    document: &'a Document,
+}
+
+impl Moving<'_> {
+    fn typed(&self, section: &str) {
+        let section = self.document.section(section);
+        section.type_on(|script| self.node.type_in(script));
+    }
+
+    fn pod(&self, name: &str) -> Pod {
+        self.node.pod(self.cri, name)
+    }
+
+    fn talk(&self, pod: &Pod, address: &str) -> Conversation {
+        let netns = self.node.netns_of(self.cri, pod);
+        Conversation::start(&netns, &self.world.outside, address)
+    }
+
+    fn have_traffic(&self, pods: &[(&Pod, &str)]) {
+        have_traffic(self.node, self.cri, pods);
+    }
+
+    /// A pod of the Go plugins that runs on, one that ends on the way, and a new one. Returns
+    /// those that run, and what the first one goes on saying.
+    fn over(&self) -> ([Pod; 2], Conversation) {
+        let old = self.pod("old");
+        let older = self.pod("older");
+        let mut talk = self.talk(&older, "203.0.113.10:9");
+        self.have_traffic(&[(&old, NODE), (&older, NODE)]);
+
+        self.typed("The change");
+        assert_is(FILE, self.document, "After");
+        wait_until_loaded(self.cri, "cni-bridge");
+        talk.goes_on();
+        let new = self.pod("new");
+        self.typed("Look at it");
+        talk.goes_on();
+        let own = new.address(self.cri);
+        self.have_traffic(&[(&old, NODE), (&older, NODE), (&new, &own)]);
+        old.remove(self.cri);
+        nothing_is_left_of(self.host, &[(&old, "10.64.1.3")]);
+        talk.goes_on();
+        ([older, new], talk)
+    }
+
+    fn back(&self, [older, new]: [Pod; 2], mut talk: Conversation) {
+        let mut ours = self.talk(&new, "203.0.113.10:10");
+        self.typed("Back again");
+        wait_until_loaded(self.cri, "bridge");
+        assert_is(FILE, self.document, "Before");
+        let last = self.pod("last");
+        talk.goes_on();
+        ours.goes_on();
+        let own = new.address(self.cri);
+        self.have_traffic(&[(&older, NODE), (&new, &own), (&last, NODE)]);
+        new.remove(self.cri);
+        older.remove(self.cri);
+        nothing_is_left_of(self.host, &[(&new, "10.64.1.2"), (&older, "10.64.1.4")]);
+        last.remove(self.cri);
+        self.typed("Clean up");
+    }
 }
