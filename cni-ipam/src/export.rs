@@ -44,8 +44,26 @@ pub struct Exported {
     pub unnamed: Vec<IpAddr>,
 }
 
+/// The networks of which we keep the leases in host-local's stead: our note is in its directory.
+pub fn taken_over(to: &Path) -> Result<Vec<NetworkName>, Error> {
+    let failed = |error| Error::io("read", to, error);
+    let entries = match fs::read_dir(to) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut networks = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        if import::is_note(&entry.path()) {
+            let name = entry.file_name().into_string().ok();
+            networks.extend(name.and_then(|name| NetworkName::try_from(name).ok()));
+        }
+    }
+    Ok(networks)
+}
+
 /// Gives a network's leases to host-local, whose directory of all networks is `to`, and
-/// removes our store. `None` when there is none.
+/// removes our store. `None` when there is none, and host-local is not kept out either.
 pub fn export(
     data_dir: &DataDir,
     network: &NetworkName,
@@ -59,8 +77,14 @@ pub(crate) fn export_in(store: &Store<'_>, to: &Path) -> Result<Option<Exported>
         path: to.join(store.network.as_str()),
         new: to.join(format!(".{}.new", store.network)),
     };
+    // After a boot there may be no store, and our note is there still.
+    let absent = if import::is_note(&target.path) {
+        Absent::Create
+    } else {
+        Absent::Leave
+    };
     for _ in 0..ATTEMPTS {
-        let step = store.transact(Absent::Leave, |locked| {
+        let step = store.transact(absent, |locked| {
             let failed = |error| Fault::Refused(target.failed(error));
             let there = target.has_records(store).map_err(failed)?;
             match (locked.is_imported(), there) {
@@ -375,6 +399,24 @@ mod tests {
         let refused = export_in(&node.store(), &to).unwrap_err();
         assert!(matches!(refused, Error::Io { .. }), "{refused}");
         assert!(node.path().exists());
+    }
+
+    #[test]
+    fn after_a_boot_the_note_goes_and_what_the_kernel_knows_is_handed_over() {
+        let (node, to) = node(false);
+        let there = to.join("cbr0");
+        fs::create_dir_all(&there).unwrap();
+        fs::write(there.join("10.64.1.2"), "old\r\neth0").unwrap();
+        node.add_pod("c3");
+        node.remove_store();
+        let network: NetworkName = "cbr0".parse().unwrap();
+        assert_eq!(taken_over(&to).unwrap(), [network]);
+
+        let exported = export_in(&node.store(), &to).unwrap().unwrap();
+        assert_eq!(exported.addresses, 1);
+        assert_eq!(files(&there)[0], r#"10.64.1.3 "c3\r\neth0""#);
+        assert_eq!(taken_over(&to).unwrap(), []);
+        assert_eq!(export_in(&node.store(), &to).unwrap(), None);
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub use config::{
     Config, ConfigError, DEFAULT_DATA_DIR, DataDir, HOST_LOCAL_DIR, data_dir, unknown_keys,
 };
 pub use error::{Error, Exhausted};
-pub use export::{Exported, export};
+pub use export::{Exported, export, taken_over};
 pub use lease::{Lease, Leased, Maker, confirm, lease};
 pub use range::{Range, RangeSet};
 pub use release::{GcReport, Holdings, gc, holdings, release, stale_predecessors};

@@ -9,8 +9,15 @@ use serde_json::{Value, json};
 use super::{Failed, Health, Options, output::Output};
 
 pub(super) fn export(to: &Path, options: &Options, output: &mut Output) -> Result<Health, Failed> {
+    let mut networks = options.networks()?;
+    if options.network.is_none() {
+        // Those without a store, too: after a boot, host-local is kept out still.
+        networks.extend(cni_ipam::taken_over(to)?);
+        networks.sort_unstable();
+        networks.dedup();
+    }
     let mut done = Vec::new();
-    for network in options.networks()? {
+    for network in networks {
         match cni_ipam::export(&options.data_dir, &network, to)? {
             Some(exported) => {
                 if !options.json {
@@ -25,8 +32,10 @@ pub(super) fn export(to: &Path, options: &Options, output: &mut Output) -> Resul
         let networks: Vec<Value> = done.iter().map(to_json).collect();
         output.json(&json!({ "networks": networks }));
     } else if done.is_empty() {
-        let place = options.data_dir.path().display();
-        output.line(&format!("no network has leases in {place}"));
+        let (from, to) = (options.data_dir.path().display(), to.display());
+        output.line(&format!(
+            "no network has leases in {from}, and none was taken over from {to}"
+        ));
     }
     Ok(Health::Good)
 }

@@ -103,6 +103,41 @@ fn pods_of_both_go_on_and_are_deleted_by_the_go_plugins() {
     });
 }
 
+/// The note is on a disk, our store was in memory, and no pod has come since.
+#[test]
+#[ignore = "needs namespaces: run scripts/test"]
+fn after_a_boot_host_local_is_let_in_again() {
+    harness::tool("bridge");
+    on_host(|host| {
+        let (pod, _) = host.pod(&go());
+        host.del(&go(), &pod).done();
+        let (pod, _) = host.pod(&ours());
+        host.del(&ours(), &pod).done();
+        fs::remove_dir_all("/run/cni-ipam").expect("the store");
+        let refusal = host.add(&go(), &pod).refusal();
+        assert!(
+            refusal.details.contains(THERE) || refusal.msg.contains(THERE),
+            "{refusal:?}"
+        );
+        host.del(&go(), &pod);
+
+        assert_eq!(
+            exported(),
+            format!("cbr0: 0 addresses are host-local's now, in {THERE}\n")
+        );
+        host.add(&go(), &pod).result();
+        assert_eq!(recorded(), in_kernel([&pod]));
+        let (status, said) = kit::tool(&["export"]);
+        assert_eq!(
+            (status, &*said),
+            (
+                0,
+                "no network has leases in /run/cni-ipam, and none was taken over from /var/lib/cni/networks\n"
+            )
+        );
+    });
+}
+
 /// An export that is killed after each system call that changes something: whichever plugin
 /// goes on, the pods have what they had.
 #[test]

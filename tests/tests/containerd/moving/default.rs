@@ -21,6 +21,7 @@ fn have_traffic(node: &Node, cri: &Cri, pods: &[&Pod]) {
         for (target, sender) in [
             ("203.0.113.10:8080", "10.200.0.2"),
             ("10.250.0.10:8080", "10.200.0.2"),
+            ("169.254.169.254:8080", "10.200.0.2"),
             ("[2001:db8:113::10]:8080", "2001:db8:200::2"),
             ("[fd00:250::10]:8080", "fd00:200::2"),
             ("10.88.0.1:8080", &addresses[0]),
@@ -36,6 +37,11 @@ fn have_traffic(node: &Node, cri: &Cri, pods: &[&Pod]) {
 fn there_and_back_with_pods_that_run(which: Containerd) {
     on_host(|host| {
         let world = World::around(host);
+        // A cloud's metadata.
+        world.outside.ip("address add 169.254.169.254/32 dev lo");
+        world
+            .router
+            .ip("route add 169.254.169.254 via 203.0.113.10");
         let document = Document::moving_over("containerd-default");
         let Some(node) = node_of_go(host, which, FILE, &document) else {
             return;
@@ -57,6 +63,7 @@ fn there_and_back_with_pods_that_run(which: Containerd) {
         let _servers = [
             Echo::start(&world.outside, "203.0.113.10:8080"),
             Echo::start(&world.outside, "[2001:db8:113::10]:8080"),
+            Echo::start(&world.outside, "169.254.169.254:8080"),
             Echo::start(&world.lan, "10.250.0.10:8080"),
             Echo::start(&world.lan, "[fd00:250::10]:8080"),
             Echo::start(&host.netns, "10.88.0.1:8080"),
