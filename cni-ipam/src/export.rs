@@ -142,8 +142,8 @@ fn hand_over(store: &Store<'_>, target: &Target) -> Result<Exported, Error> {
     let taken: Vec<&Line> = snapshot.taken().collect();
     let failed = |error| target.failed(error);
     target.prepare(store, &taken).map_err(failed)?;
-    target.put_in_place(store).map_err(failed)?;
     import::forget_asides(&target.path).map_err(failed)?;
+    target.put_in_place(store).map_err(failed)?;
     Ok(Exported {
         directory: target.path.clone(),
         addresses: taken.len(),

@@ -375,7 +375,7 @@ fn free_name(path: &Path) -> io::Result<PathBuf> {
     Ok(candidate)
 }
 
-/// Removes what was set aside for a directory: all of it is in a store, or was handed back.
+/// Removes what was set aside for a directory: all of it is in the store.
 pub(crate) fn forget_asides(path: &Path) -> io::Result<()> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(());
