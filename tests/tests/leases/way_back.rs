@@ -79,6 +79,7 @@ fn pods_of_both_go_on_and_are_deleted_by_the_go_plugins() {
         );
         let mut old: Vec<Container> = imported.into_iter().chain(mine).collect();
         assert_eq!(recorded(), in_kernel(&old));
+        assert_eq!(host.state().only(&["lease /run/cni-ipam"]).text(), "");
         let (new, new_addresses) = kit::pods(host, &go(), 20);
         assert!(new_addresses.is_disjoint(&in_kernel(&old)));
         for pod in old
