@@ -113,6 +113,7 @@ pub(crate) fn lease_in(store: &Store<'_>, wish: &Wish<'_>) -> Result<Leased, Err
     let from = wish.config.data_dir().import_from();
     let mut imports = 0;
     let mut exhausted_at = None;
+    let mut hopeless = false;
     loop {
         let answer = store.transact(Absent::Create, |locked| {
             if !locked.is_imported() {
@@ -132,12 +133,13 @@ pub(crate) fn lease_in(store: &Store<'_>, wish: &Wish<'_>) -> Result<Leased, Err
             }
             Some(Answer::Exhausted(n)) => {
                 let since = *exhausted_at.get_or_insert_with(Instant::now);
-                let report = reclaim::reclaim(store, reclaim::Mode::Real)?;
-                let hopeless = report.reclaimed.is_empty() && !report.others_at_it;
                 if hopeless || since.elapsed() >= REPAIR {
                     return Err(wish.exhausted(store, n));
                 }
-                if report.reclaimed.is_empty() {
+                let report = reclaim::reclaim(store, reclaim::Mode::Real)?;
+                // Another look even so: somebody else may have been quicker with all of it.
+                hopeless = report.reclaimed.is_empty() && !report.others_at_it;
+                if report.others_at_it && report.reclaimed.is_empty() {
                     thread::sleep(POLL);
                 }
             }
