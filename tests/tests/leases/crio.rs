@@ -47,9 +47,7 @@ impl CriO<'_> {
         let container = self.host.container();
         let result = self.request("ADD", &json!({}), &container).run().result();
         let pod = Pod { container, result };
-        if is_ours(&load()) {
-            self.check(&pod);
-        }
+        self.check(&pod);
         pod
     }
 
@@ -109,10 +107,6 @@ fn typed(document: &Document, section: &str) {
             .replace("/opt/cni/bin", PLUGINS);
         sh(&format!("cd {}\n{script}", built.display()))
     });
-}
-
-fn is_ours(plugin: &Value) -> bool {
-    plugin["type"] == "cni-bridge"
 }
 
 fn executable(plugin: &Value) -> std::path::PathBuf {
@@ -198,6 +192,10 @@ fn there_and_back_with_pods_that_run() {
         typed(&document, "Back again");
         let last = crio.run();
         have_traffic(&[&old[0], &new, &last]);
+        // It is started again.
+        for pod in [&old[0], &new, &last] {
+            crio.check(pod);
+        }
         // That of the one that died.
         assert_eq!(addresses(&last), ["10.85.0.4", "1100:200::4"]);
         for pod in [&new, &old[0], &last] {

@@ -104,6 +104,39 @@ fn pods_of_both_go_on_and_are_deleted_by_the_go_plugins() {
     });
 }
 
+/// `dataDir` says where host-local has its records, and our store is in the same directory.
+#[test]
+#[ignore = "needs namespaces: run scripts/test"]
+fn a_data_dir_that_was_host_locals_is_so_again() {
+    harness::tool("bridge");
+    on_host(|host| {
+        let dir = "/var/lib/cni/pods";
+        let in_dir = |conf: &Value| conf::with(conf, &json!({ "ipam": { "dataDir": dir } }));
+        let (ours, go) = (in_dir(&ours()), in_dir(&go()));
+        let (old, _) = host.pod(&go);
+        let (new, _) = host.pod(&ours);
+        let early = host.container();
+        let refusal = host.add(&go, &early).refusal();
+        host.del(&go, &early);
+        let (status, said) = kit::tool(&["export", "--data-dir", dir, "--to", dir]);
+        assert_eq!(
+            (status, &*said),
+            (
+                0,
+                "cbr0: 2 addresses are host-local's now, in /var/lib/cni/pods/cbr0\n"
+            ),
+            "{refusal:?}"
+        );
+        let (last, _) = host.pod(&go);
+        assert_eq!(in_kernel([&old, &new, &last]).len(), 3);
+        for pod in [&old, &new, &last] {
+            host.del(&go, pod).done();
+        }
+        let left = host.state().only(&["lease "]);
+        assert_eq!(left.text(), "");
+    });
+}
+
 /// The note is on a disk, our store was in memory, and no pod has come since.
 #[test]
 #[ignore = "needs namespaces: run scripts/test"]
@@ -122,10 +155,13 @@ fn after_a_boot_host_local_is_let_in_again() {
         );
         host.del(&go(), &pod);
 
-        assert_eq!(
-            exported(),
-            format!("cbr0: 0 addresses are host-local's now, in {THERE}\n")
-        );
+        let (status, said) = kit::tool(&["export", "--json"]);
+        assert_eq!(status, 0, "{said}");
+        let said: Value = serde_json::from_str(&said).expect("JSON");
+        let network = json!({
+            "network": "cbr0", "directory": THERE, "addresses": 0, "withoutWholeId": [],
+        });
+        assert_eq!(said, json!({ "networks": [network] }));
         host.add(&go(), &pod).result();
         assert_eq!(recorded(), in_kernel([&pod]));
         let (status, said) = kit::tool(&["export"]);
