@@ -252,6 +252,10 @@ fn remove_foreign(request: &DelRequest, host: &mut Rtnl<Host>) -> Result<(), Err
         return Ok(());
     }
     note(neighbour::bequeath(&mut kernel, interface, &pair.inside));
+    if !config::ipam_type(&request.config).is_some_and(config::is_built_in) {
+        // Of what another IPAM holds nothing is known: this pair tells who connected the pod.
+        masquerade::remove_predecessor(&request.attachment)?;
+    }
     // The kernel has no name that is none; there is nothing to do if it had.
     if let Ok(name) = pair.outside.name.parse::<InterfaceName>() {
         veth::remove(host, &name)?;

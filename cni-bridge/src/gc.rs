@@ -26,6 +26,7 @@ pub(crate) fn gc(request: &GcRequest) -> Result<(), Error> {
         ),
         Some(valid) => {
             note(remove_links(request, valid));
+            note(remove_predecessors(request, valid));
             if valid.is_empty() {
                 step("masquerade");
                 note(remove_rules(request));
@@ -73,6 +74,16 @@ fn is_of(alias: &Alias, attachment: &ValidAttachment) -> bool {
     let key = attachment.container_id.parse().map(|id| names::id_key(&id));
     alias.interface.as_str() == attachment.interface
         && key.is_ok_and(|key| key == alias.container_key)
+}
+
+/// Removes what the Go plugin made for pods that were taken over, before their leases end.
+fn remove_predecessors(request: &GcRequest, valid: &[ValidAttachment]) -> Result<(), Error> {
+    if !config::ipam_type(&request.config).is_some_and(config::is_built_in) {
+        return Ok(());
+    }
+    let dir = cni_ipam::data_dir(&request.config);
+    let stale = cni_ipam::stale_predecessors(&dir, request.config.name(), valid)?;
+    stale.iter().try_for_each(masquerade::remove_predecessor)
 }
 
 /// Without pods, rules that the configuration does not ask for have no use.

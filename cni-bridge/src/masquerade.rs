@@ -119,6 +119,11 @@ fn unique_local() -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7)
 }
 
+/// All of IPv6.
+fn everything() -> IpNet {
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0))
+}
+
 impl Policy {
     /// `spared` as configured; a family that it does not mention has its default, unless it
     /// is empty, which spares nothing. `link_local`: those destinations are masqueraded too.
@@ -170,14 +175,17 @@ impl Policy {
     /// The rules for pods with addresses in `pods`: one for each family that has any.
     ///
     /// IPv6 addresses that are valid outside keep their own: only unique local ones are
-    /// masqueraded.
+    /// masqueraded, unless the configuration names all destinations (`::/0`) itself.
     pub(crate) fn rules(&self, network: &NetworkName, pods: &[IpNet]) -> Vec<Rule> {
+        let any_source = self.masqueraded.contains(&everything());
         Family::BOTH
             .into_iter()
             .filter_map(|family| {
                 let inside = |net: &&IpNet| match net {
                     IpNet::V4(_) => family == Family::V4,
-                    IpNet::V6(net) => family == Family::V6 && unique_local().contains(net),
+                    IpNet::V6(net) => {
+                        family == Family::V6 && (any_source || unique_local().contains(net))
+                    }
                 };
                 let pods: Vec<IpNet> = pods.iter().filter(inside).map(IpNet::trunc).collect();
                 (!pods.is_empty()).then(|| Rule {
@@ -542,6 +550,14 @@ mod tests {
             ),
             [rule]
         );
+    }
+
+    #[test]
+    fn other_ipv6_is_masqueraded_where_all_destinations_are_named() {
+        let rule = "ip6 saddr { 2001:db8::/64 } ip6 daddr != { 2001:db8::/64, ff00::/8 } \
+                    fib daddr type != local masquerade fully-random";
+        let policy = Policy::new(Some(vec![]), nets(&["::/0"]), true);
+        assert_eq!(rules(&policy, &["2001:db8::/64"]), [rule]);
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub const DEFAULT_DATA_DIR: &str = "/run/cni-ipam";
 /// How much of a resolver's configuration is read, in bytes.
 const MAX_RESOLV_CONF: u64 = 64 << 10;
 /// Where host-local keeps the records of all networks, if it is not told otherwise.
-const HOST_LOCAL_DIR: &str = "/var/lib/cni/networks";
+pub const HOST_LOCAL_DIR: &str = "/var/lib/cni/networks";
 
 /// A checked configuration.
 #[derive(Clone, Debug)]

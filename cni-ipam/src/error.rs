@@ -78,6 +78,27 @@ pub enum Error {
     #[error("no IP addresses available in range set: {0}")]
     NoneFree(String),
 
+    /// The leases cannot be handed over to host-local: whose some are is not known.
+    #[error(
+        "the lease store {} has damaged records ({addresses}): see `cni-ipam repair`",
+        path.display()
+    )]
+    Damaged { path: PathBuf, addresses: String },
+
+    /// The leases cannot be handed over to host-local: it has some that are not ours.
+    #[error(
+        "host-local has records in {} that are not in the lease store: move it away first",
+        path.display()
+    )]
+    HostLocalHasRecords { path: PathBuf },
+
+    /// The leases cannot be handed over to host-local: our plugin goes on giving addresses.
+    #[error(
+        "pods get addresses from the lease store {}: give the runtime its new configuration first",
+        path.display()
+    )]
+    InUse { path: PathBuf },
+
     /// Built anew, and still contradicting itself: a bug, or a disk that lies.
     #[error("the lease store {} contradicts itself; see `cni-ipam verify`", path.display())]
     Contradiction { path: PathBuf },
@@ -157,10 +178,13 @@ impl Failure for Error {
             Self::Io { .. }
             | Self::Links(_)
             | Self::Differs { .. }
+            | Self::Damaged { .. }
+            | Self::HostLocalHasRecords { .. }
             | Self::Contradiction { .. } => Code::Io,
             Self::Holds { .. } => Code::InvalidConfig,
             // The next pod that is deleted changes the answer.
             Self::Busy { .. }
+            | Self::InUse { .. }
             | Self::Exhausted(_)
             | Self::Requested { .. }
             | Self::TakenBack { .. } => Code::TryAgain,

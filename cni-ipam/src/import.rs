@@ -3,8 +3,8 @@
 //! It happens once, before the first lease, under host-local's own lock. Then host-local's
 //! directory is moved aside, to `<network>.imported-by-cni-ipam`, and a file with a note
 //! stands in its place: a host-local that still runs with an old configuration fails there
-//! instead of handing out addresses a second time. To go back, an operator removes the file
-//! and moves the directory back; the note says so.
+//! instead of handing out addresses a second time. The way back is [`export`](crate::export());
+//! the note says so.
 //!
 //! Where our store is in host-local's very directory (an old `dataDir`), its files are moved
 //! out of it, and a directory stands in the place of its lock, which stops it as well.
@@ -38,7 +38,9 @@ use crate::{
 /// What host-local locks, in the directory of a network.
 const LOCK: &str = "lock";
 /// Where host-local remembers the last address of a set.
-const LAST_RESERVED: &str = "last_reserved_ip.";
+pub(crate) const LAST_RESERVED: &str = "last_reserved_ip.";
+/// How the note begins that stands in the place of a directory that was taken over.
+const NOTE: &str = "The leases of network ";
 /// What is added to the name of a directory that was taken over.
 const ASIDE: &str = ".imported-by-cni-ipam";
 
@@ -80,6 +82,15 @@ pub(crate) fn import(store: &Store<'_>, from: Option<&Path>) -> Result<(), Error
         source.set_aside(store).map_err(failed)?;
     }
     Ok(())
+}
+
+/// Whether host-local has, or had, something that is not set aside.
+pub(crate) fn is_needed(store: &Store<'_>, from: Option<&Path>) -> Result<bool, Error> {
+    let Some(from) = from else {
+        let failed = |error| Error::io("read", &store.path, error);
+        return is_host_locals(&store.path).map_err(failed);
+    };
+    there_is_any(store, from)
 }
 
 /// Since when records can be of pods that live: since the boot.
@@ -181,7 +192,7 @@ fn sources(store: &Store<'_>, from: Option<&Path>) -> Result<Vec<Source>, Error>
     Ok(sources)
 }
 
-fn is_same(one: &Path, other: &Path) -> bool {
+pub(crate) fn is_same(one: &Path, other: &Path) -> bool {
     let id = |metadata: Metadata| (metadata.dev(), metadata.ino());
     match (fs::metadata(one), fs::metadata(other)) {
         (Ok(one), Ok(other)) => id(one) == id(other),
@@ -205,6 +216,25 @@ fn is_host_locals(path: &Path) -> io::Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// Whether a directory has a record of host-local.
+pub(crate) fn has_records(dir: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        if name
+            .to_str()
+            .is_some_and(|name| name.parse::<IpAddr>().is_ok())
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether this is the note that [`import`] puts in the place of a directory.
+pub(crate) fn is_note(path: &Path) -> bool {
+    fs::read(path).is_ok_and(|text| text.starts_with(NOTE.as_bytes()))
 }
 
 fn is_host_locals_file(name: &str) -> bool {
@@ -312,7 +342,7 @@ impl Source {
 }
 
 /// Exchanges two names at once, or one after the other where the file system cannot.
-fn swap(new: &Path, old: &Path) -> io::Result<()> {
+pub(crate) fn swap(new: &Path, old: &Path) -> io::Result<()> {
     let exchanged = fcntl::renameat2(AT_FDCWD, new, AT_FDCWD, old, RenameFlags::RENAME_EXCHANGE);
     match exchanged {
         Err(nix::Error::EINVAL | nix::Error::ENOSYS) => {
@@ -345,19 +375,41 @@ fn free_name(path: &Path) -> io::Result<PathBuf> {
     Ok(candidate)
 }
 
+/// Removes what was set aside for a directory: all of it is in the store.
+pub(crate) fn forget_asides(path: &Path) -> io::Result<()> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(());
+    };
+    let start = format!("{}{ASIDE}", name.to_string_lossy());
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let is_aside = entry.file_name().to_string_lossy().starts_with(&start);
+        if is_aside && entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 fn note(path: &Path, aside: &Path, store: &Store<'_>) -> String {
     format!(
-        "The leases of network {network} are kept by cni-ipam, in {store}.\n\
+        "{NOTE}{network} are kept by cni-ipam, in {store}.\n\
          What host-local kept was taken over, and is in {aside}.\n\
          \n\
          This stands here so that host-local does not hand out addresses a second time.\n\
-         To go back to host-local: drain the node, remove {path} and rename\n\
-         {aside} to {path}.\n",
+         To go back to host-local, also with pods that run: give the runtime the configuration\n\
+         of bridge and host-local again, then run\n\
+         cni-ipam export --network {network} --data-dir {data} --to {to}\n",
         network = store.network,
         store = store.path.display(),
         aside = aside.display(),
-        path = path.display(),
+        data = parent(&store.path).display(),
+        to = parent(path).display(),
     )
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(path)
 }
 
 /// The owner in a file of host-local: the container id, and after a line break the

@@ -263,7 +263,7 @@ fn record(address: IpAddr, reading: &Reading, store: &Store<'_>, links: &Links) 
 }
 
 /// Reads what the last ADD wrote about its configuration; what is not readable is left out.
-fn pools(directory: &Path, records: &[Record]) -> Vec<Pool> {
+pub(crate) fn pools(directory: &Path, records: &[Record]) -> Vec<Pool> {
     let text = fs::read_to_string(directory.join("pools")).unwrap_or_default();
     let mut pools: BTreeMap<(usize, IpNet), Pool> = BTreeMap::new();
     for line in text.lines() {

@@ -31,6 +31,8 @@ use crate::{
 /// long as it takes to know that one of them died over it.
 const REPAIR: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(2);
+/// How often an ADD takes over what host-local has, which exports may hand back as often.
+const IMPORTS: usize = 8;
 
 /// Who leases.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -108,12 +110,15 @@ enum Answer {
 }
 
 pub(crate) fn lease_in(store: &Store<'_>, wish: &Wish<'_>) -> Result<Leased, Error> {
-    let mut imported = false;
+    let from = wish.config.data_dir().import_from();
+    let mut imports = 0;
     let mut exhausted_at = None;
+    let mut hopeless = false;
     loop {
         let answer = store.transact(Absent::Create, |locked| {
             if !locked.is_imported() {
-                if !imported {
+                // Under the lock, and each time: an export may have come between.
+                if imports < IMPORTS && import::is_needed(store, from)? {
                     return Ok(Answer::NeedsImport);
                 }
                 locked.set_imported()?;
@@ -123,17 +128,18 @@ pub(crate) fn lease_in(store: &Store<'_>, wish: &Wish<'_>) -> Result<Leased, Err
         match answer {
             Some(Answer::Leased(leased)) => return Ok(leased),
             Some(Answer::NeedsImport) => {
-                import::import(store, wish.config.data_dir().import_from())?;
-                imported = true;
+                import::import(store, from)?;
+                imports += 1;
             }
             Some(Answer::Exhausted(n)) => {
                 let since = *exhausted_at.get_or_insert_with(Instant::now);
-                let report = reclaim::reclaim(store, reclaim::Mode::Real)?;
-                let hopeless = report.reclaimed.is_empty() && !report.others_at_it;
                 if hopeless || since.elapsed() >= REPAIR {
                     return Err(wish.exhausted(store, n));
                 }
-                if report.reclaimed.is_empty() {
+                let report = reclaim::reclaim(store, reclaim::Mode::Real)?;
+                // Another look even so: somebody else may have been quicker with all of it.
+                hopeless = report.reclaimed.is_empty() && !report.others_at_it;
+                if report.others_at_it && report.reclaimed.is_empty() {
                     thread::sleep(POLL);
                 }
             }

@@ -11,6 +11,7 @@ mod cause;
 mod check;
 mod config;
 mod error;
+mod export;
 mod import;
 pub mod inspect;
 mod lease;
@@ -27,9 +28,12 @@ mod testing;
 
 pub use cause::Cause;
 pub use check::{check, holds, status};
-pub use config::{Config, ConfigError, DEFAULT_DATA_DIR, DataDir, data_dir, unknown_keys};
+pub use config::{
+    Config, ConfigError, DEFAULT_DATA_DIR, DataDir, HOST_LOCAL_DIR, data_dir, unknown_keys,
+};
 pub use error::{Error, Exhausted};
+pub use export::{Exported, export, taken_over};
 pub use lease::{Lease, Leased, Maker, confirm, lease};
 pub use range::{Range, RangeSet};
-pub use release::{GcReport, Holdings, gc, holdings, release};
+pub use release::{GcReport, Holdings, gc, holdings, release, stale_predecessors};
 pub use store::Holder;

@@ -140,20 +140,43 @@ pub(crate) fn gc_in(
             only_proven: true,
         });
     };
-    let valid = Valid::new(valid);
-    let snapshot =
-        Snapshot::read(&store.path, store.boot).map_err(|error| store.failed("read", error))?;
-    let stale: Vec<Line> = snapshot
-        .iter()
-        .flat_map(Snapshot::taken)
-        .filter(|line| line.owner.as_ref().is_none_or(|owner| !valid.has(owner)))
-        .cloned()
-        .collect();
-    let released = free_unchanged(store, &stale)?;
+    let released = free_unchanged(store, &stale(store, valid)?)?;
     Ok(GcReport {
         released: released.iter().map(|line| line.address).collect(),
         only_proven: false,
     })
+}
+
+/// The leases of attachments that are not in the list.
+fn stale(store: &Store<'_>, valid: &[ValidAttachment]) -> Result<Vec<Line>, Error> {
+    let valid = Valid::new(valid);
+    let snapshot =
+        Snapshot::read(&store.path, store.boot).map_err(|error| store.failed("read", error))?;
+    let taken = snapshot.iter().flat_map(Snapshot::taken);
+    let is_stale = |line: &&Line| line.owner.as_ref().is_none_or(|owner| !valid.has(owner));
+    Ok(taken.filter(is_stale).cloned().collect())
+}
+
+/// The attachments whose leases were taken over from host-local, and that a [`gc`] with this
+/// list ends: what the plugin of that time made for them has to go before.
+pub fn stale_predecessors(
+    data_dir: &DataDir,
+    network: &NetworkName,
+    valid: &[ValidAttachment],
+) -> Result<Vec<Attachment>, Error> {
+    let store = Store::new(data_dir, network, &Here)?;
+    let mut stale = stale(&store, valid)?;
+    stale.retain(|line| line.made == Made::ByImport);
+    let attachment = |owner: Owner| {
+        Some(Attachment {
+            network: network.clone(),
+            container_id: owner.key.parse().ok()?,
+            // Early releases of host-local did not write it.
+            interface: owner.interface.parse().ok()?,
+        })
+    };
+    let owners = stale.into_iter().filter_map(|line| line.owner);
+    Ok(owners.filter_map(attachment).collect())
 }
 
 /// Frees those of the lines that still stand as they were read. A lease that was made or

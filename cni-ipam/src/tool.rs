@@ -1,7 +1,9 @@
-//! The operator's tool: what the store says, whether it is healthy, and how to mend it.
+//! The operator's tool: what the store says, whether it is healthy, how to mend it, and the
+//! way back to host-local.
 //!
 //! It reads without the lock, and takes the lock only to change something.
 
+mod export;
 mod help;
 mod list;
 mod output;
@@ -9,10 +11,10 @@ mod repair;
 mod show;
 mod table;
 
-use std::{ffi::OsString, net::IpAddr, process::ExitCode};
+use std::{ffi::OsString, net::IpAddr, path::PathBuf, process::ExitCode};
 
 use cni_ipam::{
-    DEFAULT_DATA_DIR, DataDir,
+    DEFAULT_DATA_DIR, DataDir, HOST_LOCAL_DIR,
     inspect::{self, View},
 };
 use cni_protocol::NetworkName;
@@ -43,6 +45,7 @@ enum Verb {
     Verify,
     Repair { dry_run: bool },
     Release { address: IpAddr, force: bool },
+    Export { to: PathBuf },
     Help,
 }
 
@@ -102,6 +105,7 @@ fn serve(verb: &Verb, options: &Options, output: &mut Output) -> Result<Health, 
         Verb::Verify => repair::verify(options, output),
         Verb::Repair { dry_run } => repair::repair(*dry_run, options, output),
         Verb::Release { address, force } => repair::release(*address, *force, options, output),
+        Verb::Export { to } => export::export(to, options, output),
     }
 }
 
@@ -111,6 +115,7 @@ struct Words {
     positional: Vec<String>,
     data_dir: Option<OsString>,
     network: Option<String>,
+    to: Option<OsString>,
     /// Options without a value.
     switches: Vec<&'static str>,
 }
@@ -140,6 +145,7 @@ fn words(mut parser: Parser) -> Result<Words, lexopt::Error> {
             Arg::Long("network") | Arg::Short('n') => {
                 words.network = Some(parser.value()?.string()?);
             }
+            Arg::Long("to") => words.to = Some(parser.value()?),
             Arg::Long("json") => words.switches.push("json"),
             Arg::Long("map") => words.switches.push("map"),
             Arg::Long("dry-run") => words.switches.push("dry-run"),
@@ -182,6 +188,9 @@ fn verb(words: &Words) -> Result<Verb, Failed> {
             Err(_) => return usage("release needs an IP address"),
         },
         ["release"] => return usage("release needs an IP address"),
+        ["export"] => Verb::Export {
+            to: words.to.clone().unwrap_or(HOST_LOCAL_DIR.into()).into(),
+        },
         [] => return usage("a subcommand is missing"),
         [other, ..] => return usage(&format!("unknown command line at {other:?}")),
     };
@@ -191,6 +200,9 @@ fn verb(words: &Words) -> Result<Verb, Failed> {
     let misplaced = (words.has("dry-run") && !is_repair) || (words.has("force") && !is_release);
     if misplaced || (words.has("map") && !is_show) {
         return usage("--dry-run goes with repair, --force with release, --map with show");
+    }
+    if words.to.is_some() && !matches!(verb, Verb::Export { .. }) {
+        return usage("--to goes with export");
     }
     Ok(verb)
 }
@@ -252,6 +264,9 @@ mod tests {
             Ok(Verb::Repair { dry_run: true })
         );
         assert_eq!(parsed("list --help"), Ok(Verb::Help));
+        let export = |to: &str| Ok(Verb::Export { to: to.into() });
+        assert_eq!(parsed("export"), export("/var/lib/cni/networks"));
+        assert_eq!(parsed("export --to /srv/cni"), export("/srv/cni"));
     }
 
     #[test]
@@ -272,5 +287,6 @@ mod tests {
             parsed("list --force").unwrap_err(),
             "--dry-run goes with repair, --force with release, --map with show"
         );
+        assert_eq!(parsed("list --to x").unwrap_err(), "--to goes with export");
     }
 }

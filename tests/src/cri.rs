@@ -178,6 +178,23 @@ impl Cri {
         (network["status"] == true, message.to_owned())
     }
 
+    /// The types of the plugins of all networks that the runtime has loaded, the built-in one
+    /// for the loopback link among them.
+    pub fn plugins(&self) -> Vec<String> {
+        let status = self.runtime("Status", &json!({ "verbose": true }));
+        // A JSON document as a text.
+        let text = status["info"]["cniconfig"].as_str().unwrap_or("null");
+        let loaded: Value = serde_json::from_str(text).unwrap();
+        let networks = loaded["Networks"].as_array().into_iter().flatten();
+        let plugins = networks.flat_map(|network| {
+            let plugins = network["Config"]["Plugins"].as_array();
+            plugins.into_iter().flatten()
+        });
+        plugins
+            .filter_map(|plugin| plugin["Network"]["type"].as_str().map(str::to_owned))
+            .collect()
+    }
+
     /// Tells the runtime the node's pod CIDRs, comma-separated.
     pub fn update_runtime_config(&self, pod_cidrs: &str) {
         let config = json!({ "networkConfig": { "podCidr": pod_cidrs } });

@@ -45,12 +45,11 @@ impl Installer {
 
     /// The call, not made yet.
     pub fn request(&self, words: &[&str]) -> Request {
-        let dirs = [("--bin-dir", &self.bin_dir), ("--conf-dir", &self.conf_dir)];
-        let dirs = dirs.map(|(option, dir)| [option.to_owned(), dir.display().to_string()]);
-        let words = words.iter().map(ToString::to_string);
+        let dirs = [&self.bin_dir, &self.conf_dir].map(|dir| dir.display().to_string());
         Request::bare("cni-bridge")
             .executable(&Self::path())
-            .args(words.chain(dirs.into_iter().flatten()))
+            .arguments(words)
+            .arguments(&["--bin-dir", &dirs[0], "--conf-dir", &dirs[1]])
     }
 
     /// The built executable.
@@ -62,7 +61,7 @@ impl Installer {
     pub fn call(&self, words: &[&str]) -> Said {
         let request = self.request(words);
         let output = Command::new(request.path())
-            .args(request.arguments())
+            .args(request.words())
             .env_clear()
             .output();
         Said::new(output.expect("cannot run cni-install"))

@@ -141,9 +141,7 @@ impl Node {
         }
         let number = NODES.fetch_add(1, Ordering::Relaxed);
         shell::run(Command::new(script("prepare.sh")).arg(disk), "");
-        for name in ["cni-bridge", "cni-ipam"] {
-            install(&plugin::plugins_dir().join(name));
-        }
+        install_ours();
         symlink("cni-bridge", "/opt/cni/bin/loopback").unwrap();
         fs::write(
             "/etc/containerd/containerd-cni-template.conf",
@@ -162,8 +160,35 @@ impl Node {
     /// Gives the node this network, as an installer should: the file is whole when it gets
     /// its name, and gets it by a rename in the directory, which containerd notices.
     pub fn configure(&self, conflist: &str) {
-        fs::write("/etc/cni/net.d/.new", conflist).unwrap();
-        fs::rename("/etc/cni/net.d/.new", "/etc/cni/net.d/10-cbr0.conflist").unwrap();
+        self.configure_as("10-cbr0.conflist", conflist);
+    }
+
+    /// The same, in a file of this name.
+    pub fn configure_as(&self, name: &str, conflist: &str) {
+        let dir = Path::new("/etc/cni/net.d");
+        fs::write(dir.join(".new"), conflist).unwrap();
+        fs::rename(dir.join(".new"), dir.join(name)).unwrap();
+    }
+
+    /// Takes our plugins away and puts those of the Go project in their place.
+    pub fn with_go_plugins(&self) {
+        for ours in ["cni-bridge", "cni-ipam", "loopback"] {
+            fs::remove_file(Path::new("/opt/cni/bin").join(ours)).unwrap();
+        }
+        for go in ["bridge", "host-local", "loopback", "portmap"] {
+            install(&shell::tool(go));
+        }
+    }
+
+    /// Puts our plugins beside those of the Go project.
+    pub fn with_our_plugins(&self) {
+        install_ours();
+    }
+
+    /// Runs what an operator types in a directory with our executables.
+    pub fn type_in(&self, script: &str) -> String {
+        let dir = plugin::plugins_dir();
+        self.sh(&format!("cd {}\n{script}", dir.display()))
     }
 
     /// Starts the node: its first process, containerd, the image.
@@ -347,6 +372,12 @@ fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("node")
         .join(name)
+}
+
+fn install_ours() {
+    for name in ["cni-bridge", "cni-ipam"] {
+        install(&plugin::plugins_dir().join(name));
+    }
 }
 
 /// Puts a plugin into the directory of the node that the calling thread is preparing.

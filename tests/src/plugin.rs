@@ -97,7 +97,7 @@ pub(crate) fn map_types(conf: &mut Value) {
 #[derive(Clone, Debug)]
 pub struct Request {
     executable: PathBuf,
-    args: Vec<String>,
+    arguments: Vec<String>,
     env: BTreeMap<String, OsString>,
     stdin: Vec<u8>,
 }
@@ -112,7 +112,7 @@ impl Request {
         let executable = executable(plugin.expect("the configuration has no type"));
         let request = Self {
             executable,
-            args: Vec::new(),
+            arguments: Vec::new(),
             env: BTreeMap::new(),
             stdin: conf.to_string().into_bytes(),
         };
@@ -133,7 +133,7 @@ impl Request {
     pub fn bare(plugin: &str) -> Self {
         Self {
             executable: executable(mapped(plugin)),
-            args: Vec::new(),
+            arguments: Vec::new(),
             env: BTreeMap::new(),
             stdin: Vec::new(),
         }
@@ -174,15 +174,16 @@ impl Request {
         self
     }
 
-    /// With words on the command line, as a person calls a tool.
+    /// Adds words to the command line, as a person does who calls a tool.
     #[must_use]
-    pub fn args(mut self, words: impl IntoIterator<Item = String>) -> Self {
-        self.args.extend(words);
+    pub fn arguments(mut self, words: &[&str]) -> Self {
+        let words = words.iter().map(|word| (*word).to_owned());
+        self.arguments.extend(words);
         self
     }
 
-    pub(crate) fn arguments(&self) -> &[String] {
-        &self.args
+    pub(crate) fn words(&self) -> &[String] {
+        &self.arguments
     }
 
     pub(crate) fn variables(&self) -> &BTreeMap<String, OsString> {
@@ -219,7 +220,7 @@ impl Request {
 
     fn start_as(&self, mut command: Command) -> Running {
         command
-            .args(&self.args)
+            .args(&self.arguments)
             .env_clear()
             .envs(&self.env)
             .current_dir("/")

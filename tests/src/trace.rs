@@ -54,7 +54,7 @@ impl Request {
         command
             .args(["-c", STOPPED_SHELL])
             .arg(self.path())
-            .args(self.arguments())
+            .args(self.words())
             .env_clear()
             .envs(self.variables())
             .current_dir("/")

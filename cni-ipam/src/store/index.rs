@@ -248,8 +248,8 @@ impl Index {
         self.header.imported
     }
 
-    pub(crate) fn set_imported(&mut self) {
-        self.header.imported = true;
+    pub(crate) fn set_imported(&mut self, imported: bool) {
+        self.header.imported = imported;
     }
 
     /// The hash of the configured pools that the file `pools` shows.

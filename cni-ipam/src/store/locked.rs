@@ -77,7 +77,14 @@ impl Locked {
 
     pub(crate) fn set_imported(&mut self) -> Result<(), Fault> {
         self.index.begin()?;
-        self.index.set_imported();
+        self.index.set_imported(true);
+        Ok(())
+    }
+
+    /// The next ADD looks again what host-local has.
+    pub(crate) fn forget_import(&mut self) -> Result<(), Fault> {
+        self.index.begin()?;
+        self.index.set_imported(false);
         Ok(())
     }
 

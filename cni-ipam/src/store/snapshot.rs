@@ -61,6 +61,14 @@ pub(crate) fn read_block(dir: &Dir, id: BlockId) -> io::Result<Option<Vec<u8>>> 
 }
 
 impl Snapshot {
+    /// Of a store that has no lines.
+    pub(crate) fn empty(boot: Boot) -> Self {
+        Self {
+            boot,
+            blocks: Vec::new(),
+        }
+    }
+
     /// Reads the store in a directory. `None` when there is none.
     pub(crate) fn read(path: &Path, boot: Boot) -> io::Result<Option<Self>> {
         let Some(dir) = Dir::open(path)? else {

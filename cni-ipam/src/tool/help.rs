@@ -14,6 +14,9 @@ Commands
   repair [--dry-run]   heals damaged records and ends leases whose pods are provably gone
   release <IP>         frees an address of which you know that nobody has it;
                        --force even if the pod's link is there
+  export [--to DIR]    the way back: hands the leases over to host-local, in its directory
+                       DIR (/var/lib/cni/networks), and removes the store; pods go on.
+                       After the runtime has the configuration of bridge and host-local
 
 Options
   -n, --network NAME   one network; without it, all that have a store

@@ -42,6 +42,7 @@ mod crowd;
 mod failure;
 mod installation;
 mod life;
+mod moving;
 mod package;
 mod reboot;
 mod restart;

@@ -134,6 +134,16 @@ pub(crate) fn wait_for_links(count: usize) {
     }
 }
 
+/// The Go plugin has the kernel look for duplicates of a bridge's IPv6 address, which is of
+/// no use meanwhile.
+pub(crate) fn wait_for_duplicates(bridge: &str) {
+    let started = Instant::now();
+    while !harness::sh(&format!("ip -6 address show dev {bridge} tentative")).is_empty() {
+        assert!(started.elapsed() < Duration::from_secs(20), "{bridge}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// What the operator's tool says, and its exit status.
 pub(crate) fn tool(arguments: &[&str]) -> (i32, String) {
     let output = Command::new(Request::bare("cni-ipam").path())

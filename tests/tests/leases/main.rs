@@ -21,6 +21,7 @@
 )]
 
 mod boots;
+mod crio;
 mod crowd;
 mod damage;
 mod exhaustion;
@@ -32,3 +33,4 @@ mod owners;
 mod random;
 mod stopped;
 mod tracer;
+mod way_back;

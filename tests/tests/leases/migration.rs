@@ -125,6 +125,29 @@ fn a_node_whose_rules_are_in_nftables() {
     on_host(|host| moves_over(host, "nftables"));
 }
 
+/// Only the main plugin is another one; `host-local` stays. With the namespace there, the
+/// pair tells that the Go plugin made the pod.
+#[test]
+#[ignore = "needs namespaces: run scripts/test"]
+fn a_node_that_keeps_host_local() {
+    harness::tool("bridge");
+    for backend in ["iptables", "nftables"] {
+        on_host(|host| {
+            let (pods, _) = kit::pods(host, &old(backend), 2);
+            assert_ne!(left_of(host, &pods), "");
+            let new = conf::with(&new(), &json!({ "ipam": { "type": "host-local" } }));
+            let (other, _) = host.pod(&new);
+            for pod in pods.iter().chain([&other]) {
+                host.del(&new, pod).done();
+                host.del(&new, pod).done();
+            }
+            assert_eq!(left_of(host, &pods), "");
+            kit::wait_for_links(0);
+            assert_eq!(host.state().only(&["lease "]).text(), "");
+        });
+    }
+}
+
 /// DEL of a pod of the old plugins whose namespace is gone, killed after each system call
 /// that changes something: the next DEL finishes it.
 #[test]
