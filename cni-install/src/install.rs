@@ -47,20 +47,22 @@ pub(crate) fn plan(settings: &Settings, network: &Network) -> Result<Plan, Error
     }
     let loopback = settings.bin_dir.join(LOOPBACK);
     plan.steps.extend(place::link(loopback, MAIN));
-    if let Some(conflist) = conflist(network)? {
-        let executable = from.as_ref().unwrap_or(&settings.bin_dir).join(MAIN);
-        vet(&conflist, settings, &executable)?;
-        let path = settings.conf_dir.join(FILE_NAME);
-        let step = place::write(path.clone(), conflist.text.into_bytes(), READABLE)?;
-        let differs = step.is_some() && fs::symlink_metadata(&path).is_ok();
-        // Where the cluster says what the network is, it counts, whatever was there.
-        let may_replace = settings.force || matches!(network.source, Source::Node(_));
-        if differs && !may_replace {
-            return Err(Error::Different(path));
-        }
-        plan.steps.extend(step);
-        plan.notes = others(&settings.conf_dir)?;
+    let Some(conflist) = conflist(network)? else {
+        plan.notes = no_network(&settings.conf_dir)?;
+        return Ok(plan);
+    };
+    let executable = from.as_ref().unwrap_or(&settings.bin_dir).join(MAIN);
+    vet(&conflist, settings, &executable)?;
+    let path = settings.conf_dir.join(FILE_NAME);
+    let step = place::write(path.clone(), conflist.text.into_bytes(), READABLE)?;
+    let differs = step.is_some() && fs::symlink_metadata(&path).is_ok();
+    // Where the cluster says what the network is, it counts, whatever was there.
+    let may_replace = settings.force || matches!(network.source, Source::Node(_));
+    if differs && !may_replace {
+        return Err(Error::Different(path));
     }
+    plan.steps.extend(step);
+    plan.notes = others(&settings.conf_dir)?;
     Ok(plan)
 }
 
@@ -128,6 +130,18 @@ fn vet(conflist: &Conflist, settings: &Settings, executable: &Path) -> Result<()
         }),
         _ => Ok(()),
     }
+}
+
+/// Executables alone connect nobody.
+fn no_network(conf_dir: &Path) -> Result<Vec<String>, Error> {
+    let found = survey::configurations(conf_dir)?;
+    if found.iter().any(|found| found.for_us == Some(true)) {
+        return Ok(Vec::new());
+    }
+    Ok(vec![format!(
+        "no configuration in {} uses them yet: --pod-cidr writes one for this node's pod CIDR",
+        conf_dir.display()
+    )])
 }
 
 /// Other networks: the one that is used instead, and the one that was used before.

@@ -43,7 +43,16 @@ mod ours {
         harness::tool("cnitool");
         on_host(|host| {
             let installer = Installer::new();
+            let said = installer.run(&[]);
+            assert!(said.contains("--pod-cidr writes one"), "{said}");
+            assert!(!installer.conf_dir.exists());
+            let status = installer.call(&["--status"]);
+            assert!(
+                status.status == 1 && status.text.contains("no configuration in"),
+                "{status:?}"
+            );
             let said = install(&installer);
+            assert!(!said.contains("--pod-cidr"), "{said}");
             for name in ["cni-bridge", "cni-ipam"] {
                 let path = installer.bin_dir.join(name);
                 assert_eq!(fs::read(&path).expect(name), built(name), "{name}");
