@@ -124,7 +124,9 @@ fn addresses_run_out(cluster: &Cluster) {
     assert!(message.contains(words), "{message}");
     let described = cluster.kubectl(&format!("describe pod {pod}"));
     assert!(described.contains(message.trim()), "{described}");
-    assert_eq!(leases(cluster, 1).len(), USABLE);
+    wait_for("the last lease", || {
+        (leases(cluster, 1).len() == USABLE).then_some(())
+    });
 
     // Three come back.
     cluster.kubectl("delete pod lonely");
