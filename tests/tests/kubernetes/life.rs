@@ -159,11 +159,11 @@ fn upgrade(cluster: &Cluster, next: &Release) {
     for number in [1, 2] {
         is_installed(cluster, number, next);
     }
-    let events = cluster.get("events --field-selector type=Warning");
-    let mut failures = texts(&events, "/message");
-    // A server in a container takes a moment.
-    failures.retain(|message| !message.contains("connection refused"));
-    assert!(failures.is_empty(), "{failures:?}");
+    for reason in ["FailedCreatePodSandBox", "FailedKillPod", "NetworkNotReady"] {
+        let events = cluster.get(&format!("events --field-selector reason={reason}"));
+        let failures = texts(&events, "/message");
+        assert!(failures.is_empty(), "{failures:?}");
+    }
     no_lease_is_left(cluster);
 }
 
