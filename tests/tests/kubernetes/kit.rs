@@ -13,9 +13,9 @@ pub(crate) fn web_called(name: &str) -> String {
 }
 
 /// What a node has of the plugins: links, addresses, routes, rules, leases. The tables of the
-/// kubelet and of kube-proxy come and change as they like.
+/// kubelet and of kube-proxy come and change as they like, and so do the runtime's files.
 pub(crate) fn network(cluster: &Cluster, number: u8) -> State {
-    let state = cluster.state(number);
+    let state = cluster.state(number).without(&["lease /var/lib/cni/"]);
     let mut ours = true;
     let lines = state.text().lines().filter(|line| {
         if let Some(table) = line.strip_prefix("nft table ") {

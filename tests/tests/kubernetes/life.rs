@@ -186,7 +186,12 @@ fn the_way_back(cluster: &Cluster, before: &[State; 2]) {
     cluster.apply(WEB);
     cluster.kubectl("rollout status deployment/web --timeout=60s");
     cluster.kubectl("delete pod lonely");
-    let connected = [1, 2].map(|number| network(cluster, number));
+    let connected = [1, 2].map(|number| {
+        wait_for("two pods", || {
+            (leases(cluster, number).len() == 2).then_some(())
+        });
+        network(cluster, number)
+    });
 
     cluster.fed(
         "delete --filename",
@@ -196,7 +201,7 @@ fn the_way_back(cluster: &Cluster, before: &[State; 2]) {
     cluster.apply(&uninstall);
     wait_for("what the nodes wait for", || {
         let log = cluster.kubectl(&format!("{SYSTEM} logs {UNINSTALL} --tail -1 2>&1 || true"));
-        (log.matches("connected").count() >= 2).then_some(())
+        (log.matches("network cbr0 still connects 2 pods (").count() >= 2).then_some(())
     });
     // Nothing has changed, and nothing does before a node is drained.
     for (number, connected) in [1, 2].into_iter().zip(connected) {
