@@ -21,6 +21,7 @@
 )]
 
 mod chain;
+pub mod cluster;
 mod cnitool;
 pub mod conf;
 mod container;
@@ -48,6 +49,7 @@ mod watch;
 mod wire;
 
 pub use chain::Chain;
+pub use cluster::Cluster;
 pub use cnitool::Cnitool;
 pub use container::Container;
 pub use conversation::Conversation;

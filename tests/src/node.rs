@@ -57,7 +57,7 @@ pub enum Containerd {
 }
 
 impl Containerd {
-    fn dir(self) -> PathBuf {
+    pub(crate) fn dir(self) -> PathBuf {
         shell::containerd_tool(match self {
             Self::Distribution => "distribution",
             Self::Current => "current",
@@ -66,7 +66,11 @@ impl Containerd {
 
     /// Where the node's programs are: runc is always the distribution's.
     fn search_path(self) -> String {
-        let dirs = [self.dir(), Self::Distribution.dir()];
+        let dirs = [
+            self.dir(),
+            Self::Distribution.dir(),
+            shell::kubernetes_tool(""),
+        ];
         let dirs = dirs.map(|dir| dir.display().to_string());
         format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", dirs.join(":"))
     }
@@ -89,7 +93,7 @@ impl Containerd {
 }
 
 /// Why no node can be made here.
-fn hindrance(which: Containerd) -> Option<String> {
+pub(crate) fn hindrance(which: Containerd) -> Option<String> {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     if !map.split_whitespace().eq(["0", "0", "4294967295"]) {
         return Some("containerd needs root outside of a user namespace".to_owned());
@@ -113,7 +117,8 @@ pub struct Node {
     which: Containerd,
     init: Option<Child>,
     containerd: Mutex<Option<Child>>,
-    cgroup: String,
+    /// The name of its cgroups, below the root of every hierarchy.
+    pub(crate) cgroup: String,
 }
 
 impl Node {
@@ -202,6 +207,7 @@ impl Node {
                         | CloneFlags::CLONE_NEWIPC,
                 );
                 let mut init = Command::new(script("init.sh"));
+                init.arg(&self.cgroup);
                 // It ends with its input, that is, at the latest with this process.
                 init.stdin(Stdio::piped()).spawn()
             });
@@ -228,8 +234,13 @@ impl Node {
         let busybox = Containerd::Distribution.dir().join("busybox");
         let mut image = Command::new(script("image.sh"));
         shell::run(image.arg(busybox).args(["/run/node", IMAGE]), "");
-        self.sh(&format!("{} /run/node/image.tar", self.which.import()));
+        self.import(Path::new("/run/node/image.tar"));
         wait_for("the image", present);
+    }
+
+    /// Gives containerd the images of an archive.
+    pub fn import(&self, archive: &Path) {
+        self.sh(&format!("{} {}", self.which.import(), archive.display()));
     }
 
     /// Starts containerd and waits until it serves the CRI.
@@ -368,7 +379,7 @@ pub fn conflist(changes: &Value) -> String {
     list.to_string()
 }
 
-fn script(name: &str) -> PathBuf {
+pub(crate) fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("node")
         .join(name)

@@ -67,6 +67,11 @@ pub fn tool_if_built(name: &str) -> Option<PathBuf> {
     path.is_file().then_some(path)
 }
 
+/// Where `scripts/setup` puts what the tests with Kubernetes need.
+pub(crate) fn kubernetes_tool(name: &str) -> PathBuf {
+    tools_dir().with_file_name("kubernetes").join(name)
+}
+
 /// The path of a program of another project, which `scripts/setup` builds.
 pub fn tool(name: &str) -> PathBuf {
     let path = tools_dir().join(name);
