@@ -18,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -234,18 +234,8 @@ pub fn program(name: &str) -> PathBuf {
 
 /// Asks again and again until there is an answer.
 #[track_caller]
-pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let started = Instant::now();
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(
-            started.elapsed() < DEADLINE,
-            "{what}: not within {DEADLINE:?}"
-        );
-        thread::sleep(POLL);
-    }
+pub fn wait_for<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    node::wait_within(DEADLINE, POLL, what, ask)
 }
 
 /// What root has after `kubeadm init`, but below /run/node.

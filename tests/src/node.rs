@@ -401,17 +401,26 @@ pub fn install(executable: &Path) {
 }
 
 /// Asks again and again until there is an answer.
-pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+#[track_caller]
+pub fn wait_for<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    wait_within(DEADLINE, POLL, what, ask)
+}
+
+/// The same with another end, and another pause between the questions.
+#[track_caller]
+pub(crate) fn wait_within<T>(
+    limit: Duration,
+    pause: Duration,
+    what: &str,
+    mut ask: impl FnMut() -> Option<T>,
+) -> T {
     let started = Instant::now();
     loop {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(
-            started.elapsed() < DEADLINE,
-            "{what}: not within {DEADLINE:?}"
-        );
-        thread::sleep(POLL);
+        assert!(started.elapsed() < limit, "{what}: not within {limit:?}");
+        thread::sleep(pause);
     }
 }
 

@@ -19,6 +19,13 @@ fn node_of_go(host: &Host, which: Containerd, file: &str, document: &Document) -
     Some(node)
 }
 
+/// Does on the node what a section of the document tells to do.
+#[track_caller]
+fn type_section(node: &Node, document: &Document, section: &str) {
+    let section = document.section(section);
+    section.type_on(|script| node.type_in(script));
+}
+
 /// Waits until containerd has noticed that its file has changed.
 fn wait_until_loaded(cri: &Cri, plugin: &str) {
     node::wait_for(plugin, || {

@@ -6,7 +6,7 @@ use harness::{
     Containerd, Conversation, Cri, Document, Echo, Node, Pod, State, World, on_host, packet, sh,
 };
 
-use super::{assert_is, node_of_go, nothing_is_left_of, wait_until_loaded};
+use super::{assert_is, node_of_go, nothing_is_left_of, type_section, wait_until_loaded};
 
 for_each_containerd!(there_and_back_with_pods_that_run);
 
@@ -94,10 +94,7 @@ fn there_and_back_with_pods_that_run(which: Containerd) {
             return;
         };
         let cri = node.cri();
-        let typed = |section: &str| {
-            let section = document.section(section);
-            section.type_on(|script| node.type_in(script));
-        };
+        let typed = |section: &str| type_section(&node, &document, section);
         let _outside = SIGHTS.map(|(address, _)| {
             let netns = if address.starts_with("10.") {
                 &world.lan

@@ -5,7 +5,7 @@ use std::fs;
 use harness::{Containerd, Cri, Document, Echo, Host, Node, Pod, World, conf, on_host, packet, sh};
 use serde_json::json;
 
-use super::{nothing_is_left_of, wait_until_loaded};
+use super::{nothing_is_left_of, type_section, wait_until_loaded};
 
 for_each_containerd!(
     the_template_with_two_words_changed,
@@ -88,10 +88,7 @@ fn the_template_with_two_words_changed(which: Containerd) {
             return;
         };
         let cri = node.cri();
-        let typed = |section: &str| {
-            let section = document.section(section);
-            section.type_on(|script| node.type_in(script));
-        };
+        let typed = |section: &str| type_section(&node, &document, section);
         let old = pod(&node, &cri, "old", 8081);
         has_traffic(&node, &cri, &world, &old, 8081);
 
@@ -131,10 +128,7 @@ fn the_template_as_it_is_and_links(which: Containerd) {
             return;
         };
         let cri = node.cri();
-        let typed = |section: &str| {
-            let section = document.section(section);
-            section.type_on(|script| node.type_in(script));
-        };
+        let typed = |section: &str| type_section(&node, &document, section);
         let before = fs::read_to_string(RENDERED).expect("the file");
         let old = pod(&node, &cri, "old", 8081);
 
