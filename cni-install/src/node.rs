@@ -30,7 +30,7 @@ pub(crate) enum Error {
     Account(String, io::Error),
     #[error("{file} has no certificate: {problem}")]
     Certificates { file: String, problem: String },
-    #[error("cannot ask {url}: {problem}")]
+    #[error("cannot ask {url}: {problem} (on a new node kube-proxy comes a little later)")]
     Unreachable { url: String, problem: String },
     #[error(
         "{url} answers {status}: is the ClusterRole of cni-bridge bound to this service account?"

@@ -15,6 +15,7 @@ use crate::{
 };
 
 const SYSTEM: &str = "--namespace kube-system";
+const INSTALL: &str = "--selector app.kubernetes.io/name=cni-bridge";
 const UNINSTALL: &str = "--selector app.kubernetes.io/name=cni-bridge-uninstall";
 
 /// Of the 16 addresses of a node, the first and the last are no pod's, and one is the gateway.
@@ -43,8 +44,12 @@ fn a_cluster_of_kubeadm() {
         cluster.apply(WEB);
         packets::senders(&cluster);
         packets::names(&cluster);
+        // The nodes look once a minute: meanwhile something else.
+        cluster.apply(&with_key("\"vlan\": 5000"));
         chapter("addresses run out");
         addresses_run_out(&cluster);
+        chapter("what others changed");
+        what_others_changed(&cluster, &release);
         chapter("upgrade");
         upgrade(&cluster, &next);
         chapter("the way back");
@@ -102,6 +107,42 @@ fn another_node_joins(cluster: &Cluster) {
         cluster
             .router()
             .ip(&format!("route add {cidr} via {address}"));
+    }
+}
+
+/// The manifest with one more key in the network of its `ConfigMap`.
+fn with_key(key: &str) -> String {
+    let shipped = node::shipped("kubernetes/cni-bridge.yaml");
+    let plugin = "\"type\": \"cni-bridge\",";
+    assert!(shipped.contains(plugin), "{shipped}");
+    shipped.replace(plugin, &format!("{plugin} {key},"))
+}
+
+/// A network that cannot work is refused, and the nodes stay as they are. One that can work
+/// comes to them, and so does an executable that somebody removed.
+fn what_others_changed(cluster: &Cluster, release: &Release) {
+    wait_for("the refusals", || {
+        let log = cluster.kubectl(&format!("{SYSTEM} logs {INSTALL} --tail -1"));
+        let refusal = "cni-bridge refuses the configuration: \"vlan\" is 5000";
+        (log.matches(refusal).count() == 2).then_some(())
+    });
+    for number in [1, 2] {
+        is_installed(cluster, number, release);
+    }
+    cluster.on(2, |node| node.sh("rm /opt/cni/bin/cni-ipam"));
+    let key = "\"portIsolation\": false";
+    cluster.apply(&with_key(key));
+    wait_for("the new network", || {
+        let has_it = [1, 2].map(|number| {
+            cluster.on(number, |_| {
+                let list = fs::read_to_string("/etc/cni/net.d/10-cbr0.conflist");
+                list.is_ok_and(|list| list.contains(key))
+            })
+        });
+        (has_it == [true, true]).then_some(())
+    });
+    for number in [1, 2] {
+        is_installed(cluster, number, release);
     }
 }
 
