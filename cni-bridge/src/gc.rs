@@ -17,6 +17,8 @@ use crate::{
 /// does not allow, and `cnitool gc` sends) only what is provably gone is reclaimed.
 pub(crate) fn gc(request: &GcRequest) -> Result<(), Error> {
     let mut failures = Vec::new();
+    // A lease that was taken over is all that tells of the rules that its pod had.
+    let mut leases = true;
     let mut note = |outcome: Result<(), Error>| {
         failures.extend(outcome.err().map(|error| error.reply().to_string()));
     };
@@ -26,7 +28,9 @@ pub(crate) fn gc(request: &GcRequest) -> Result<(), Error> {
         ),
         Some(valid) => {
             note(remove_links(request, valid));
-            note(remove_predecessors(request, valid));
+            let removed = remove_predecessors(request, valid);
+            leases = removed.is_ok();
+            note(removed);
             if valid.is_empty() {
                 step("masquerade");
                 note(remove_rules(request));
@@ -35,8 +39,10 @@ pub(crate) fn gc(request: &GcRequest) -> Result<(), Error> {
             }
         }
     }
-    step("lease");
-    note(release_leases(request));
+    if leases {
+        step("lease");
+        note(release_leases(request));
+    }
     if failures.is_empty() {
         Ok(())
     } else {
@@ -83,7 +89,8 @@ fn remove_predecessors(request: &GcRequest, valid: &[ValidAttachment]) -> Result
     }
     let dir = cni_ipam::data_dir(&request.config);
     let stale = cni_ipam::stale_predecessors(&dir, request.config.name(), valid)?;
-    stale.iter().try_for_each(masquerade::remove_predecessor)
+    let outcomes = stale.iter().map(masquerade::remove_predecessor);
+    outcomes.fold(Ok(()), Result::and)
 }
 
 /// Without pods, rules that the configuration does not ask for have no use.

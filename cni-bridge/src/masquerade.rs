@@ -120,7 +120,7 @@ fn unique_local() -> Ipv6Net {
 }
 
 /// All of IPv6.
-fn everything() -> IpNet {
+pub(crate) fn everything() -> IpNet {
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0))
 }
 

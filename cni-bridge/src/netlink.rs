@@ -207,7 +207,12 @@ impl Socket {
             match message.kind {
                 NLMSG_NOOP => false,
                 NLMSG_ERROR | NLMSG_DONE => {
-                    let failed = record(&mut outcomes, index, &message);
+                    let mut failed = record(&mut outcomes, index, &message);
+                    // The last change may be one after which nothing was left to list.
+                    if message.flags & NLM_F_DUMP_INTR != 0 && !failed {
+                        set(&mut outcomes, index, Cause::Interrupted);
+                        failed = true;
+                    }
                     index == last || (failed && answer == Answer::Nothing)
                 }
                 message_type => {

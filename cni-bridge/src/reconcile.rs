@@ -132,7 +132,7 @@ fn shown(file: &Path) -> String {
 
 /// What was found and done in one network.
 #[derive(Debug, Default)]
-struct Outcome {
+pub(crate) struct Outcome {
     pods: usize,
     restored: Vec<String>,
     left: Vec<String>,
@@ -155,7 +155,8 @@ impl Outcome {
     }
 }
 
-fn settle(network: &NetworkConfig, dry_run: bool) -> Result<Outcome, Error> {
+/// Compares, does what ADDs do where `dry_run` does not forbid it, and compares again.
+pub(crate) fn settle(network: &NetworkConfig, dry_run: bool) -> Result<Outcome, Error> {
     let config = Config::parse(network, &Args::default())?;
     let pods = heal::pods(network.name())?;
     let mut host = kernel::open_host()?;

@@ -51,16 +51,11 @@ struct Done {
 fn network(network: &NetworkConfig) -> Result<Done, Error> {
     let config = Config::parse(network, &Args::default())?;
     let name = network.name();
-    let pods = heal::pods(name)?.len();
-    if pods > 0 {
-        return Err(Error::PodsConnected {
-            network: name.clone(),
-            pods,
-        });
-    }
+    refuse_connected(&config, network)?;
     let mut done = Done::default();
     if let Ipam::BuiltIn(_) = &config.ipam {
-        let ended = cni_ipam::gc(&cni_ipam::data_dir(network), name, Some(&[]))?.released;
+        // Only what is provably nobody's: an ADD may come at any moment.
+        let ended = cni_ipam::gc(&cni_ipam::data_dir(network), name, None)?.released;
         let lease = |address| format!("lease of {address}");
         done.removed.extend(ended.into_iter().map(lease));
     }
@@ -78,5 +73,28 @@ fn network(network: &NetworkConfig) -> Result<Done, Error> {
         Unused::Removed => done.removed.push(format!("bridge {}", plan.name)),
         Unused::Stays(why) => done.stays.push(format!("bridge {}: {why}", plan.name)),
     }
+    // Whoever came meanwhile gets back what was taken from under him.
+    if !heal::pods(name)?.is_empty() {
+        reconcile::settle(network, false)?;
+        refuse_connected(&config, network)?;
+    }
     Ok(done)
+}
+
+/// Fails while a pod is connected: by its link, or by a lease of which it is not known that
+/// its pod is gone. Pods of another plugin that were taken over have only that, and so have
+/// those that cannot be seen from this network namespace.
+fn refuse_connected(config: &Config, network: &NetworkConfig) -> Result<(), Error> {
+    let name = network.name();
+    let mut pods = heal::pods(name)?.len();
+    if let Ipam::BuiltIn(_) = &config.ipam {
+        pods = pods.max(cni_ipam::inspect::in_use(&cni_ipam::data_dir(network), name)?.len());
+    }
+    if pods > 0 {
+        return Err(Error::PodsConnected {
+            network: name.clone(),
+            pods,
+        });
+    }
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! The configuration that the node gets. Pure: text in, text out.
 
+use cni_protocol::Version;
 use serde_json::{Map, Value, json};
 
 use crate::cidrs::PodCidrs;
@@ -34,6 +35,10 @@ pub(crate) enum InvalidConflist {
     Json(#[source] serde_json::Error),
     #[error("it is no list of plugins with a name: \"name\" or \"plugins\" is missing")]
     NoList,
+    #[error("\"cniVersion\" is {0}: the plugins speak 0.1.0 to 1.1.0")]
+    Version(String),
+    #[error("one of its plugins has no \"type\"")]
+    NoType,
     #[error(
         "none of its plugins is of type {MAIN}, or has an \"ipam\" of type {IPAM}: it is another plugin's"
     )]
@@ -55,6 +60,10 @@ impl Conflist {
         let mut list: Value = serde_json::from_str(text).map_err(InvalidConflist::Json)?;
         if !plugins(&list)?.into_iter().any(is_ours) {
             return Err(InvalidConflist::NotOurs);
+        }
+        let version = list.get("cniVersion").filter(|version| !speaks(version));
+        if let Some(version) = version {
+            return Err(InvalidConflist::Version(version.to_string()));
         }
         let name = list.get("name").and_then(Value::as_str);
         let name = name.ok_or(InvalidConflist::NoList)?.to_owned();
@@ -88,7 +97,7 @@ impl Conflist {
     pub(crate) fn executables(&self) -> Vec<&str> {
         let mut types: Vec<&str> = Vec::new();
         for plugin in &self.plugins {
-            let main = plugin.get("type").and_then(Value::as_str);
+            let main = main_type(plugin);
             let ipam = ipam_type(plugin).filter(|ipam| *ipam != IPAM || main != Some(MAIN));
             for kind in main.into_iter().chain(ipam) {
                 if !types.contains(&kind) {
@@ -104,7 +113,7 @@ impl Conflist {
         let mains = self
             .plugins
             .iter()
-            .filter(|plugin| plugin.get("type").and_then(Value::as_str) == Some(MAIN));
+            .filter(|plugin| main_type(plugin) == Some(MAIN));
         mains.map(|plugin| {
             let mut plugin = plugin.clone();
             plugin.insert("name".to_owned(), json!(self.name));
@@ -117,15 +126,38 @@ impl Conflist {
 fn plugins(list: &Value) -> Result<Vec<&Map<String, Value>>, InvalidConflist> {
     let plugins = list.get("plugins").and_then(Value::as_array);
     let plugins = plugins.ok_or(InvalidConflist::NoList)?;
-    Ok(plugins.iter().filter_map(Value::as_object).collect())
+    let objects: Option<Vec<_>> = plugins.iter().map(Value::as_object).collect();
+    let objects = objects.ok_or(InvalidConflist::NoType)?;
+    if objects.iter().any(|plugin| main_type(plugin).is_none()) {
+        return Err(InvalidConflist::NoType);
+    }
+    Ok(objects)
+}
+
+fn speaks(version: &Value) -> bool {
+    let text = version.as_str();
+    text.is_some_and(|text| text.is_empty() || text.parse::<Version>().is_ok())
+}
+
+/// A member by its key, without regard to case: runtimes read plugins so.
+pub(crate) fn member<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    let named = |name: &String| name.eq_ignore_ascii_case(key);
+    object
+        .iter()
+        .find(|(name, _)| named(name))
+        .map(|(_, value)| value)
+}
+
+fn main_type(plugin: &Map<String, Value>) -> Option<&str> {
+    member(plugin, "type")?.as_str()
 }
 
 fn is_ours(plugin: &Map<String, Value>) -> bool {
-    plugin.get("type").and_then(Value::as_str) == Some(MAIN) || ipam_type(plugin) == Some(IPAM)
+    main_type(plugin) == Some(MAIN) || ipam_type(plugin) == Some(IPAM)
 }
 
 fn ipam_type(plugin: &Map<String, Value>) -> Option<&str> {
-    plugin.get("ipam")?.get("type")?.as_str()
+    member(member(plugin, "ipam")?.as_object()?, "type")?.as_str()
 }
 
 /// Puts one set of addresses for each CIDR into the one `ipam` that is ours.
@@ -136,7 +168,10 @@ fn fill_in(list: &mut Value, cidrs: &PodCidrs) -> Result<(), InvalidConflist> {
         .flatten()
         .filter_map(Value::as_object_mut)
         .filter(|plugin| ipam_type(plugin) == Some(IPAM))
-        .filter_map(|plugin| plugin.get_mut("ipam").and_then(Value::as_object_mut))
+        .filter_map(|plugin| {
+            let ipam = |(key, _): &(&String, &mut Value)| key.eq_ignore_ascii_case("ipam");
+            plugin.iter_mut().find(ipam)?.1.as_object_mut()
+        })
         .collect();
     let found = sections.len();
     let [ipam] = sections.as_mut_slice() else {
@@ -238,6 +273,22 @@ mod tests {
                 r#"{"name":"a","plugins":[{"type":"ptp"}]}"#,
                 "another plugin's",
             ),
+            (
+                r#"{"name":"a","plugins":[7,{"type":"cni-bridge"}]}"#,
+                "no \"type\"",
+            ),
+            (
+                r#"{"name":"a","plugins":[{"type":"cni-bridge"},{}]}"#,
+                "no \"type\"",
+            ),
+            (
+                r#"{"name":"a","cniVersion":"9.9.9","plugins":[{"type":"cni-bridge"}]}"#,
+                "9.9.9",
+            ),
+            (
+                r#"{"name":"a","cniVersion":1,"plugins":[{"type":"cni-bridge"}]}"#,
+                "is 1:",
+            ),
         ] {
             let refusal = Conflist::new(text, None).unwrap_err().to_string();
             assert!(refusal.contains(words), "{text}: {refusal}");
@@ -256,6 +307,11 @@ mod tests {
         let of = Conflist::is_for_us;
         assert_eq!(of(BUILT_IN), Some(true));
         assert_eq!(of(r#"{"type":"cni-bridge"}"#), Some(true));
+        assert_eq!(of(r#"{"plugins":[{"Type":"cni-bridge"}]}"#), Some(true));
+        assert_eq!(
+            of(r#"{"plugins":[{"TYPE":"x","IPAM":{"Type":"cni-ipam"}}]}"#),
+            Some(true)
+        );
         assert_eq!(
             of(r#"{"plugins":[{"type":"bridge","ipam":{"type":"host-local"}}]}"#),
             Some(false)

@@ -22,8 +22,6 @@ pub(crate) enum Error {
     },
     #[error("{} is there and different: compare the two, then use --force", .0.display())]
     Different(PathBuf),
-    #[error("{} is not for cni-bridge, and stays: remove it by hand if it is meant", .0.display())]
-    NotOurs(PathBuf),
     #[error(
         "the configuration needs the plugin {plugin}, which is not in {}: without it every pod fails. \
          Install it, take it out of the configuration, or use --force", .dir.display()

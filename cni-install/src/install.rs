@@ -36,17 +36,8 @@ pub(crate) struct Plan {
 /// Executables come first and the configuration last: its appearance is what makes a runtime
 /// use them.
 pub(crate) fn plan(settings: &Settings, network: &Network) -> Result<Plan, Error> {
-    let mut plan = Plan::default();
+    let mut plan = executables(settings)?;
     let from = sources(settings)?;
-    if let Some(dir) = &from {
-        for name in EXECUTABLES {
-            let contents = read(&dir.join(name))?;
-            let path = settings.bin_dir.join(name);
-            plan.steps.extend(place::write(path, contents, EXECUTABLE)?);
-        }
-    }
-    let loopback = settings.bin_dir.join(LOOPBACK);
-    plan.steps.extend(place::link(loopback, MAIN));
     let Some(conflist) = conflist(network)? else {
         plan.notes = no_network(&settings.conf_dir)?;
         return Ok(plan);
@@ -63,6 +54,21 @@ pub(crate) fn plan(settings: &Settings, network: &Network) -> Result<Plan, Error
     }
     plan.steps.extend(step);
     plan.notes = others(&settings.conf_dir)?;
+    Ok(plan)
+}
+
+/// The executables alone.
+pub(crate) fn executables(settings: &Settings) -> Result<Plan, Error> {
+    let mut plan = Plan::default();
+    if let Some(dir) = sources(settings)? {
+        for name in EXECUTABLES {
+            let contents = read(&dir.join(name))?;
+            let path = settings.bin_dir.join(name);
+            plan.steps.extend(place::write(path, contents, EXECUTABLE)?);
+        }
+    }
+    let loopback = settings.bin_dir.join(LOOPBACK);
+    plan.steps.extend(place::link(loopback, MAIN));
     Ok(plan)
 }
 

@@ -66,14 +66,18 @@ fn run(task: &Task, settings: &Settings) -> Result<ExitCode, Error> {
         Task::Install(network) => {
             let plan = || install::plan(settings, network);
             return match network.source {
-                Source::Node(_) if !settings.dry_run => keep_doing(settings, plan),
+                Source::Node(_) if !settings.dry_run => keep_doing(|| {
+                    // They are needed by the pods that are there, whatever the network is like.
+                    done(settings, || install::executables(settings))?;
+                    done(settings, plan)
+                }),
                 _ => once(settings, plan),
             };
         }
         Task::Uninstall { stay } => {
             let plan = || uninstall::plan(settings);
             return match stay {
-                true if !settings.dry_run => keep_doing(settings, plan),
+                true if !settings.dry_run => keep_doing(|| done(settings, plan)),
                 _ => once(settings, plan),
             };
         }
@@ -115,14 +119,11 @@ fn done(settings: &Settings, plan: impl Fn() -> Result<Plan, Error>) -> Result<P
 
 /// The life of a pod of the `DaemonSet`: what it is for is done, and done again whenever
 /// somebody undid it. What fails is said, once, and tried again.
-fn keep_doing(
-    settings: &Settings,
-    plan: impl Fn() -> Result<Plan, Error>,
-) -> Result<ExitCode, Error> {
+fn keep_doing(work: impl Fn() -> Result<Plan, Error>) -> Result<ExitCode, Error> {
     let ending = Ending::expect()?;
     let mut last = None;
     loop {
-        let (said, pause) = match done(settings, &plan) {
+        let (said, pause) = match work() {
             Ok(plan) => {
                 let mut said = plan.notes;
                 said.push("everything is in place".to_owned());

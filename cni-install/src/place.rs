@@ -33,6 +33,15 @@ pub(crate) enum Step {
     Remove {
         path: PathBuf,
     },
+    /// Out of the runtime's sight, and kept until all is done.
+    SetAside {
+        path: PathBuf,
+        to: PathBuf,
+    },
+    /// What was set aside.
+    Forget {
+        path: PathBuf,
+    },
     /// A runtime reads its configurations again when it is told of a change, a little later.
     LetTheRuntimeNotice(Duration),
     /// What pods of this configuration shared: `cni-bridge remove`.
@@ -49,7 +58,10 @@ impl Step {
         match self {
             Self::Write { path, .. } => ("install", "installed", shown(path)),
             Self::Link { path, to } => ("link", "linked", format!("{} to {to}", shown(path))),
-            Self::Remove { path } => ("remove", "removed", shown(path)),
+            Self::Remove { path } | Self::SetAside { path, .. } => {
+                ("remove", "removed", shown(path))
+            }
+            Self::Forget { path } => ("forget", "forgot", shown(path)),
             Self::LetTheRuntimeNotice(time) => {
                 let rest = format!("{} s for the runtime to notice", time.as_secs());
                 ("wait", "waited", rest)
@@ -96,7 +108,8 @@ pub(crate) fn write(path: PathBuf, contents: Vec<u8>, mode: u32) -> Result<Optio
 
 /// Wanted: a plugin of this name, whichever. `None` when there is one.
 pub(crate) fn link(path: PathBuf, to: &'static str) -> Option<Step> {
-    let is_there = fs::symlink_metadata(&path).is_ok();
+    // A link that leads nowhere is none.
+    let is_there = fs::metadata(&path).is_ok();
     (!is_there).then_some(Step::Link { path, to })
 }
 
@@ -116,13 +129,13 @@ impl Step {
                 mode,
             } => renamed_into(path, contents, *mode)
                 .map_err(|error| Error::Write(path.clone(), error)),
-            Self::Link { path, to } => match symlink(to, path) {
-                Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-                    Err(Error::Write(path.clone(), error))
-                }
-                _ => Ok(()),
-            },
-            Self::Remove { path } => match fs::remove_file(path) {
+            Self::Link { path, to } => {
+                linked_into(path, to).map_err(|error| Error::Write(path.clone(), error))
+            }
+            Self::SetAside { path, to } => {
+                fs::rename(path, to).map_err(|error| Error::Remove(path.clone(), error))
+            }
+            Self::Remove { path } | Self::Forget { path } => match fs::remove_file(path) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
                     Err(Error::Remove(path.clone(), error))
                 }
@@ -140,20 +153,39 @@ impl Step {
     }
 }
 
-fn renamed_into(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(ErrorKind::InvalidInput.into());
-    };
-    fs::create_dir_all(dir)?;
+/// A link in a name of its own first, so that one that leads nowhere is replaced.
+fn linked_into(path: &Path, to: &str) -> io::Result<()> {
+    let temporary = hidden(path)?;
+    fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
+    fs::remove_file(&temporary).or_else(if_absent)?;
+    symlink(to, &temporary)?;
+    fs::rename(&temporary, path).inspect_err(|_failed| {
+        fs::remove_file(&temporary).ok();
+    })
+}
+
+/// The name of what is not in its place yet.
+fn hidden(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().ok_or(ErrorKind::InvalidInput)?;
     let mut hidden = OsString::from(".");
     hidden.push(name);
     hidden.push(".new");
-    let temporary = dir.join(hidden);
-    // What an installer that was killed has left.
-    fs::remove_file(&temporary).or_else(|error| match error.kind() {
+    Ok(path.with_file_name(hidden))
+}
+
+fn if_absent(error: io::Error) -> io::Result<()> {
+    match error.kind() {
         ErrorKind::NotFound => Ok(()),
         _ => Err(error),
-    })?;
+    }
+}
+
+fn renamed_into(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    let temporary = hidden(path)?;
+    let dir = path.parent().ok_or(ErrorKind::InvalidInput)?;
+    fs::create_dir_all(dir)?;
+    // What an installer that was killed has left.
+    fs::remove_file(&temporary).or_else(if_absent)?;
     let written = (|| {
         let mut file = File::options()
             .write(true)

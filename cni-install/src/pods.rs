@@ -3,30 +3,30 @@
 
 use std::collections::BTreeMap;
 
-use cni_ipam::{
-    DataDir,
-    inspect::{self, Occupation},
-    links::Links,
-};
+use cni_ipam::{DEFAULT_DATA_DIR, DataDir, inspect, links::Links};
 use cni_protocol::{NetworkConfig, NetworkName};
 use serde_json::Value;
 
-use crate::error::Error;
+use crate::{conflist, error::Error};
 
 /// So many are named; the others are counted.
 const EXAMPLES: usize = 3;
 
-/// Fails when a pod is connected by the network of this configuration.
-pub(crate) fn refuse_connected(conflist: &str) -> Result<(), Error> {
-    // A broken configuration connects nobody new, and tells nothing of who is there.
-    let Some((network, data_dir)) = network(conflist) else {
+/// Fails when a pod is connected: by any network, since all need the executables. `conflist`
+/// tells where the leases are that are not where they are by default.
+pub(crate) fn refuse_connected(conflist: Option<&str>) -> Result<(), Error> {
+    let mut networks = of_links()?;
+    let default = DataDir::new(DEFAULT_DATA_DIR);
+    for network in inspect::networks(default.path()).map_err(|error| leases(&error))? {
+        of_leases(&network, &default, &mut networks)?;
+    }
+    if let Some((network, data_dir)) = conflist.and_then(network) {
+        of_leases(&network, &data_dir, &mut networks)?;
+    }
+    networks.retain(|_network, pods| !pods.is_empty());
+    let Some((network, pods)) = networks.into_iter().next() else {
         return Ok(());
     };
-    let mut pods = of_links(&network)?;
-    pods.extend(of_leases(&network, &data_dir)?);
-    if pods.is_empty() {
-        return Ok(());
-    }
     let mut examples: Vec<&str> = pods.values().map(String::as_str).take(EXAMPLES).collect();
     if pods.len() > EXAMPLES {
         examples.push("...");
@@ -38,13 +38,14 @@ pub(crate) fn refuse_connected(conflist: &str) -> Result<(), Error> {
     })
 }
 
-/// Its name, and where its store is.
+/// Its name, and where its store is. A broken configuration tells neither.
 fn network(conflist: &str) -> Option<(NetworkName, DataDir)> {
     let list: Value = serde_json::from_str(conflist).ok()?;
     let mut config = serde_json::Map::new();
     config.insert("name".to_owned(), list.get("name")?.clone());
     let plugins = list.get("plugins")?.as_array()?;
-    if let Some(ipam) = plugins.iter().find_map(|plugin| plugin.get("ipam")) {
+    let mut plugins = plugins.iter().filter_map(Value::as_object);
+    if let Some(ipam) = plugins.find_map(|plugin| conflist::member(plugin, "ipam")) {
         config.insert("ipam".to_owned(), ipam.clone());
     }
     let config = NetworkConfig::parse(Value::Object(config).to_string().into_bytes()).ok()?;
@@ -53,36 +54,36 @@ fn network(conflist: &str) -> Option<(NetworkName, DataDir)> {
 
 /// Container and what to call it.
 type Pods = BTreeMap<String, String>;
+type Networks = BTreeMap<NetworkName, Pods>;
 
-fn of_links(network: &NetworkName) -> Result<Pods, Error> {
+fn leases(error: &cni_ipam::Error) -> Error {
+    Error::Leases(error.to_string())
+}
+
+fn of_links() -> Result<Networks, Error> {
     let aliases = Links::open()
         .and_then(|mut links| links.aliases())
         .map_err(|error| Error::Leases(error.to_string()))?;
-    let ours = aliases
-        .into_iter()
-        .filter(|(_, alias)| alias.network == *network);
-    Ok(ours
-        .map(|(_, alias)| {
-            let name = alias.pod.unwrap_or_else(|| alias.container_key.clone());
-            (alias.container_key, name)
-        })
-        .collect())
+    let mut networks = Networks::new();
+    for (_link, alias) in aliases {
+        let name = alias.pod.unwrap_or_else(|| alias.container_key.clone());
+        let pods = networks.entry(alias.network).or_default();
+        pods.insert(alias.container_key, name);
+    }
+    Ok(networks)
 }
 
-fn of_leases(network: &NetworkName, data_dir: &DataDir) -> Result<Pods, Error> {
-    let view =
-        inspect::view(data_dir, network).map_err(|error| Error::Leases(error.to_string()))?;
-    let records = view.into_iter().flat_map(|view| view.records);
-    let taken = records.filter(|record| {
-        let is_used = matches!(record.state, Occupation::Used | Occupation::Condemned);
-        // A lease whose link is known to be gone has no pod.
-        is_used && record.link_is_present != Some(false)
-    });
-    Ok(taken
-        .filter_map(|record| {
-            let container = record.container?;
+fn of_leases(
+    network: &NetworkName,
+    data_dir: &DataDir,
+    networks: &mut Networks,
+) -> Result<(), Error> {
+    let pods = networks.entry(network.clone()).or_default();
+    for record in inspect::in_use(data_dir, network).map_err(|error| leases(&error))? {
+        if let Some(container) = record.container {
             let name = record.pod.unwrap_or_else(|| container.clone());
-            Some((container, name))
-        })
-        .collect())
+            pods.insert(container, name);
+        }
+    }
+    Ok(())
 }

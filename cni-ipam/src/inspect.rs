@@ -194,6 +194,17 @@ pub fn view(data_dir: &DataDir, network: &NetworkName) -> Result<Option<View>, E
     }))
 }
 
+/// The leases whose pod lives, or may live: all that are taken, but for those whose link is
+/// known to be gone.
+pub fn in_use(data_dir: &DataDir, network: &NetworkName) -> Result<Vec<Record>, Error> {
+    let records = view(data_dir, network)?.map_or_else(Vec::new, |view| view.records);
+    let is_used = |record: &Record| {
+        matches!(record.state, Occupation::Used | Occupation::Condemned)
+            && record.link_is_present != Some(false)
+    };
+    Ok(records.into_iter().filter(is_used).collect())
+}
+
 fn read(store: &Store<'_>) -> Result<Option<Snapshot>, Error> {
     Snapshot::read(&store.path, store.boot).map_err(|error| store.failed("read", error))
 }

@@ -195,7 +195,14 @@ enum Message {
 fn read(message_type: u16, payload: &[u8]) -> io::Result<Option<Message>> {
     Ok(match message_type {
         RTM_NEWLINK => Some(Message::Link(describe(payload)?)),
-        NLMSG_DONE => Some(Message::Done),
+        // A dump that broke off ends with the reason.
+        NLMSG_DONE => {
+            let code = payload.first_chunk().copied().map(i32::from_ne_bytes);
+            Some(match code.filter(|code| *code < 0) {
+                Some(code) => Message::Error(code),
+                None => Message::Done,
+            })
+        }
         NLMSG_ERROR => {
             let code = payload.first_chunk().copied().map(i32::from_ne_bytes);
             Some(Message::Error(-code.unwrap_or(-libc::EBADMSG)))

@@ -25,5 +25,5 @@ nfpm() {
         say "$NFPM_VERSION" >"$GO_TOOLS/.nfpm"
     fi
     rm -rf "$temporary"
-    [[ -x $GO_TOOLS/nfpm ]]
+    [[ -f $GO_TOOLS/.nfpm && $(<"$GO_TOOLS/.nfpm") == "$NFPM_VERSION" ]]
 }

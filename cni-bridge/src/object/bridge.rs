@@ -276,14 +276,20 @@ pub(crate) fn remove_unused(
         Some(name) => host.find_link(name)?,
         None => None,
     };
-    let its_port = gateway.as_ref().and_then(|link| link.peer);
     let mut ports = host.ports(link.index)?;
-    ports.retain(|port| Some(port.index.number) != its_port);
+    let is_its_port = |port: &Link<Host>, gateway: &Link<Host>| {
+        gateway.is_veth() && gateway.peer == Some(port.index.number)
+    };
+    // Only with a pod on the bridge does another network need it, or this link.
+    if let Some(gateway) = gateway
+        && !ports.iter().any(is_of_pod)
+        && ports.iter().any(|port| is_its_port(port, &gateway))
+    {
+        veth::remove_seen(host, &gateway)?;
+        ports.retain(|port| !is_its_port(port, &gateway));
+    }
     if !ports.is_empty() {
         return Ok(Unused::Stays("it has ports"));
-    }
-    if let Some(gateway) = gateway {
-        veth::remove_seen(host, &gateway)?;
     }
     veth::remove_seen(host, &link)?;
     Ok(Unused::Removed)

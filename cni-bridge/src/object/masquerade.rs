@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use crate::{
     agent,
     error::Error,
-    masquerade::{Part, Policy, Rule},
+    masquerade::{Part, Policy, Rule, everything},
     nft::{
         Nft, TABLE,
         masquerade::{Change, FAMILY, Installed, installed, update},
@@ -77,10 +77,12 @@ pub(crate) fn keep(
     let kept = match pods {
         None => there.iter().any(|old| old.tag.is_of(network)),
         // Whatever it says: for these pods it is.
-        Some(pods) => Policy::of_agent(None, Vec::new(), &[])
-            .rules(network, pods)
-            .iter()
-            .all(is_there),
+        Some(pods) => [Vec::new(), vec![everything()]]
+            .into_iter()
+            .any(|masqueraded| {
+                let policy = Policy::of_agent(None, masqueraded, &[]);
+                policy.rules(network, pods).iter().all(is_there)
+            }),
     };
     if !kept {
         return Err(Error::MasqueradeFile(Arc::clone(unusable)));

@@ -269,10 +269,20 @@ pub(crate) fn remove_seen_and(
     link: &Link<Host>,
     meanwhile: impl FnOnce(),
 ) -> Result<(), Error> {
-    let mut second = kernel::open_host()?;
+    let Ok(mut second) = kernel::open_host() else {
+        remove_seen(host, link)?;
+        meanwhile();
+        return Ok(());
+    };
     thread::scope(|scope| {
         // The kernel does all of it within the system call that sends the request.
-        let removal = scope.spawn(|| remove_seen(host, link));
+        let removal = thread::Builder::new().spawn_scoped(scope, || remove_seen(host, link));
+        // At the limit of processes a DEL is what helps: then one after the other.
+        let Ok(removal) = removal else {
+            remove_seen(&mut second, link)?;
+            meanwhile();
+            return Ok(());
+        };
         let mut gone = false;
         while !gone && !removal.is_finished() {
             thread::sleep(POLL);
