@@ -66,18 +66,20 @@ fn run(task: &Task, settings: &Settings) -> Result<ExitCode, Error> {
         Task::Install(network) => {
             let plan = || install::plan(settings, network);
             return match network.source {
-                Source::Node(_) if !settings.dry_run => keep_doing(|| {
-                    // They are needed by the pods that are there, whatever the network is like.
-                    done(settings, || install::executables(settings))?;
-                    done(settings, plan)
-                }),
+                Source::Node(_) if !settings.dry_run => {
+                    keep_doing("everything is in place", || {
+                        // They are needed by the pods that are there, whatever the network is like.
+                        done(settings, || install::executables(settings))?;
+                        done(settings, plan)
+                    })
+                }
                 _ => once(settings, plan),
             };
         }
         Task::Uninstall { stay } => {
             let plan = || uninstall::plan(settings);
             return match stay {
-                true if !settings.dry_run => keep_doing(|| done(settings, plan)),
+                true if !settings.dry_run => keep_doing("nothing is left", || done(settings, plan)),
                 _ => once(settings, plan),
             };
         }
@@ -119,14 +121,14 @@ fn done(settings: &Settings, plan: impl Fn() -> Result<Plan, Error>) -> Result<P
 
 /// The life of a pod of the `DaemonSet`: what it is for is done, and done again whenever
 /// somebody undid it. What fails is said, once, and tried again.
-fn keep_doing(work: impl Fn() -> Result<Plan, Error>) -> Result<ExitCode, Error> {
+fn keep_doing(when_done: &str, work: impl Fn() -> Result<Plan, Error>) -> Result<ExitCode, Error> {
     let ending = Ending::expect()?;
     let mut last = None;
     loop {
         let (said, pause) = match work() {
             Ok(plan) => {
                 let mut said = plan.notes;
-                said.push("everything is in place".to_owned());
+                said.push(when_done.to_owned());
                 (said, LOOK_AGAIN)
             }
             Err(error) => (vec![error.to_string()], TRY_AGAIN),

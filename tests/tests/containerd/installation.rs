@@ -119,10 +119,13 @@ fn panic_safe<T>(work: impl FnOnce() -> T) -> thread::Result<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
 }
 
-/// What must not be there after the removal. What libcni noted of a pod that began in one
-/// network and ended in another stays: nobody asks for it again.
+/// What must not be there after the removal. Of a pod that began in one network and ended in
+/// another, whose DEL never came to us, two things stay: what libcni noted, for which nobody
+/// asks again, and its lease. That one may be of an ADD under way until it is a minute old; it
+/// ends with the boot, or when the store repairs itself.
 fn of_ours(host: &Host) -> State {
-    let state = host.state().without(&["lease /var/lib/cni/results/"]);
+    let remembered = ["lease /var/lib/cni/results/", "lease /run/cni-ipam/"];
+    let state = host.state().without(&remembered);
     let ours = |line: &&str| {
         ["cbr0", "cni-bridge"]
             .iter()
