@@ -37,11 +37,20 @@ pub(crate) struct Plan {
 /// use them.
 pub(crate) fn plan(settings: &Settings, network: &Network) -> Result<Plan, Error> {
     let mut plan = executables(settings)?;
-    let from = sources(settings)?;
+    let of_network = configuration(settings, network)?;
+    plan.steps.extend(of_network.steps);
+    plan.notes = of_network.notes;
+    Ok(plan)
+}
+
+/// The configuration alone, if the node is to get one.
+pub(crate) fn configuration(settings: &Settings, network: &Network) -> Result<Plan, Error> {
+    let mut plan = Plan::default();
     let Some(conflist) = conflist(network)? else {
         plan.notes = no_network(&settings.conf_dir)?;
         return Ok(plan);
     };
+    let from = sources(settings)?;
     let executable = from.as_ref().unwrap_or(&settings.bin_dir).join(MAIN);
     vet(&conflist, settings, &executable)?;
     let path = settings.conf_dir.join(FILE_NAME);

@@ -64,16 +64,15 @@ fn run(task: &Task, settings: &Settings) -> Result<ExitCode, Error> {
         Task::Version => say(&concat!("cni-install ", env!("CARGO_PKG_VERSION"))),
         Task::Status => return status(settings),
         Task::Install(network) => {
-            let plan = || install::plan(settings, network);
             return match network.source {
                 Source::Node(_) if !settings.dry_run => {
                     keep_doing("everything is in place", || {
                         // They are needed by the pods that are there, whatever the network is like.
                         done(settings, || install::executables(settings))?;
-                        done(settings, plan)
+                        done(settings, || install::configuration(settings, network))
                     })
                 }
-                _ => once(settings, plan),
+                _ => once(settings, || install::plan(settings, network)),
             };
         }
         Task::Uninstall { stay } => {
