@@ -39,6 +39,12 @@ die() {
     exit 1
 }
 
+# not_run <name> <reason>: says so, and tells scripts/test, which lists it at its end.
+not_run() {
+    say "not run: $1: $2"
+    [[ -z ${CNI_E2E_NOT_RUN:-} ]] || printf '%s\t%s\n' "$1" "$2" >>"$CNI_E2E_NOT_RUN"
+}
+
 # The comment at the top of a script is its help.
 print_help() { sed -n '2,/^[^#]/{s/^# \{0,1\}//p;}' "$0"; }
 
