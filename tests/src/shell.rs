@@ -74,11 +74,10 @@ pub(crate) fn kubernetes_tool(name: &str) -> PathBuf {
 
 /// The path of a program of another project, which `scripts/setup` builds.
 pub fn tool(name: &str) -> PathBuf {
-    let path = tools_dir().join(name);
-    assert!(
-        path.is_file(),
-        "{} is missing: scripts/setup builds it, then scripts/test runs all tests",
-        path.display()
-    );
-    path
+    tool_if_built(name).unwrap_or_else(|| {
+        panic!(
+            "{} is missing: scripts/setup builds it, then scripts/test runs all tests",
+            tools_dir().join(name).display()
+        )
+    })
 }

@@ -5,12 +5,14 @@ mod ours {
     use std::{
         fs,
         os::unix::fs::MetadataExt,
-        path::PathBuf,
+        path::{Path, PathBuf},
         thread,
         time::{Duration, Instant},
     };
 
-    use harness::{Cnitool, Echo, Installer, Request, World, conf, on_host, packet, sh};
+    use harness::{
+        Cnitool, Echo, Host, Installer, Request, State, World, conf, on_host, packet, sh,
+    };
     use serde_json::{Value, json};
 
     const CIDR: &str = "10.64.1.0/24";
@@ -31,6 +33,21 @@ mod ours {
 
     fn conflist(installer: &Installer) -> PathBuf {
         installer.conf_dir.join(CONFLIST)
+    }
+
+    fn wait_for_the_end_of(file: &Path) {
+        while file.exists() {
+            thread::sleep(POLL);
+        }
+    }
+
+    /// But that the node goes on to forward packets, and the store tells which addresses rest.
+    #[track_caller]
+    fn is_as_before(host: &Host, before: &State) {
+        let but = ["sysctl net/ipv4/ip_forward", "lease"];
+        host.state()
+            .without(&but)
+            .assert_same(&before.without(&but));
     }
 
     fn built(name: &str) -> Vec<u8> {
@@ -333,11 +350,7 @@ mod ours {
             assert_eq!(installer.files(), [""; 0]);
             let first = said.lines().next().unwrap_or_default();
             assert_eq!(first, format!("removed {}", conflist(&installer).display()));
-            // The node goes on to forward packets, and the store tells which addresses rest.
-            let but = ["sysctl net/ipv4/ip_forward", "lease"];
-            host.state()
-                .without(&but)
-                .assert_same(&before.without(&but));
+            is_as_before(host, &before);
             assert_eq!(installer.run(&["--uninstall"]), NOTHING);
         });
     }
@@ -351,9 +364,7 @@ mod ours {
             install(&installer);
             thread::scope(|scope| {
                 let removal = scope.spawn(|| installer.run(&["--uninstall"]));
-                while conflist(&installer).exists() {
-                    thread::sleep(POLL);
-                }
+                wait_for_the_end_of(&conflist(&installer));
                 let gone = Instant::now();
                 let executable = installer.bin_dir.join("cni-bridge");
                 while executable.exists() {
@@ -466,10 +477,7 @@ mod ours {
                 let line = format!("removed: nftables table {table} cni-bridge");
                 assert!(said.contains(&line), "{said}");
             }
-            let but = ["sysctl net/ipv4/ip_forward", "lease"];
-            host.state()
-                .without(&but)
-                .assert_same(&before.without(&but));
+            is_as_before(host, &before);
         });
     }
 
@@ -590,9 +598,7 @@ mod ours {
             let pod = host.container();
             thread::scope(|scope| {
                 let removal = scope.spawn(|| installer.call(&["--uninstall"]));
-                while conflist(&installer).exists() {
-                    thread::sleep(POLL);
-                }
+                wait_for_the_end_of(&conflist(&installer));
                 host.add(&network, &pod).result();
                 let said = removal.join().expect("an answer");
                 assert!(
@@ -606,10 +612,7 @@ mod ours {
             let said = installer.run(&["--uninstall"]);
             assert!(said.contains("removed the bridge and the rules"), "{said}");
             assert_eq!(installer.files(), [""; 0]);
-            let but = ["sysctl net/ipv4/ip_forward", "lease"];
-            host.state()
-                .without(&but)
-                .assert_same(&before.without(&but));
+            is_as_before(host, &before);
         });
     }
 
