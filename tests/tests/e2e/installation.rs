@@ -563,23 +563,25 @@ mod ours {
         });
     }
 
-    /// Whatever is or is not in the directory of configurations.
+    /// Whatever is or is not in the directory of configurations, and wherever their leases are.
     #[test]
     #[ignore = "needs namespaces: run scripts/test"]
     fn pods_of_every_network_keep_the_executables() {
         on_host(|host| {
             let installer = Installer::new();
             install(&installer);
-            let other = conf::with(
-                &conf::smallest(),
-                &json!({ "name": "other", "bridge": "cbr2", "ipam": { "subnet": "10.64.2.0/24" } }),
-            );
-            let (pod, _) = host.pod(&other);
-            let words = "network other still connects 1 pod (pod1)";
-            installer.refuses(&["--uninstall"], words);
-            fs::remove_file(conflist(&installer)).expect("removed");
-            installer.refuses(&["--uninstall"], words);
-            host.del(&other, &pod).done();
+            for data_dir in [json!(null), json!("/run/elsewhere")] {
+                let ipam = json!({ "subnet": "10.64.2.0/24", "dataDir": data_dir });
+                let other = json!({ "name": "other", "bridge": "cbr2", "ipam": ipam });
+                let other = conf::with(&conf::smallest(), &other);
+                let (pod, _) = host.pod(&other);
+                let words = format!("network other still connects 1 pod ({})", pod.id);
+                installer.refuses(&["--uninstall"], &words);
+                fs::remove_file(conflist(&installer)).expect("removed");
+                installer.refuses(&["--uninstall"], &words);
+                host.del(&other, &pod).done();
+                install(&installer);
+            }
             installer.run(&["--uninstall"]);
             assert_eq!(installer.files(), [""; 0]);
         });

@@ -195,6 +195,27 @@ fn that_breaks_leaves_the_rules_as_they_are() {
     });
 }
 
+/// Also rules for IPv6 of any kind, which only the file asked for.
+#[test]
+#[ignore = "needs namespaces: run scripts/test"]
+fn that_breaks_leaves_rules_for_all_of_ipv6_as_they_are() {
+    on_host(|host| {
+        let ranges =
+            json!([[{ "subnet": "fd00:64:1::/64" }], [{ "subnet": "2001:db8:64:1::/64" }]]);
+        let ipam = json!({ "ipam": { "subnet": null, "ranges": ranges } });
+        let conf = conf::with(&filed(), &ipam);
+        write("masqueradeCIDRs: ['::/0']");
+        let (_first, _) = host.pod(&conf);
+        let before = host.state().only(&["nft"]);
+        assert!(before.text().contains("2001:db8:64:1::/64"), "{before:?}");
+
+        write(BROKEN);
+        let second = host.container();
+        host.add(&conf, &second).result();
+        host.state().only(&["nft"]).assert_same(&before);
+    });
+}
+
 #[test]
 #[ignore = "needs namespaces: run scripts/test"]
 fn that_breaks_is_no_reason_for_gc_to_remove_rules() {
